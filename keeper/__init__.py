@@ -1,0 +1,1 @@
+"""An async daemon that liquidates unhealthy positions."""

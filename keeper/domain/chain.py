@@ -1,0 +1,81 @@
+"""What the chain says: heads, logs, calls."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keeper.domain.units import Address, BlockHash, TxHash, Wei
+
+
+@dataclass(frozen=True, slots=True)
+class BlockHead:
+    """One block; every value made from its state carries it."""
+
+    number: int
+    hash: BlockHash
+    parent_hash: BlockHash
+    timestamp_s: int
+    base_fee_wei: Wei
+    gas_limit: int
+    logs_bloom: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One event log, as the node gave it, in bytes."""
+
+    address: Address
+    topics: tuple[bytes, ...]
+    data: bytes
+    block_number: int
+    block_hash: BlockHash
+    index: int
+    tx_hash: TxHash
+
+
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """Which logs to ask for: any of the addresses, and any of the first topics.
+
+    Empty `addresses` means every address.
+    """
+
+    addresses: frozenset[Address]
+    topics: frozenset[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ViewCall:
+    """A read-only contract call."""
+
+    to: Address
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ViewResult:
+    """The answer of a `ViewCall`: return data, or revert data where `ok` is false."""
+
+    ok: bool
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A state-changing call that the keeper may send."""
+
+    to: Address
+    data: bytes
+    value_wei: Wei = Wei(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a mined transaction."""
+
+    tx_hash: TxHash
+    block_number: int
+    block_hash: BlockHash
+    succeeded: bool
+    gas_used: int
+    effective_gas_price_wei: Wei
+    logs: Sequence[Log]

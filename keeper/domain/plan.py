@@ -1,0 +1,101 @@
+"""From opportunity to outcome."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keeper.domain.chain import BlockHead, Call
+from keeper.domain.outcome import Decision, Reason, Result
+from keeper.domain.position import Opportunity, PositionKey
+from keeper.domain.units import Address, Base, TokenAmount, TxHash, Wei
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One liquidation that pays, ready to be simulated and sent.
+
+    `gas_estimate` is the protocol's typical cost until the simulation measures it. `native_price_base` is the value of
+    10**18 wei, so that the sender can weigh fees against the profit without asking anybody.
+    """
+
+    id: str
+    head: BlockHead
+    opportunity: Opportunity
+    call: Call
+    gas_estimate: int
+    native_price_base: Base
+    min_profit_base: Base
+
+    @property
+    def key(self) -> PositionKey:
+        """Return the position that this plan locks."""
+        return self.opportunity.key
+
+    def gas_cost_base(self, gas: int, fee_per_gas_wei: int) -> Base:
+        """Value gas in base currency, rounded up."""
+        return Base(-(-gas * fee_per_gas_wei * self.native_price_base // 10**18))
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """An allowance to set before plans that need it: `spender` may pull up to `amount` of `token`."""
+
+    token: Address
+    spender: Address
+    amount: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one head hands to the sender: approvals first, then plans, best first."""
+
+    head: BlockHead
+    approvals: tuple[Approval, ...]
+    plans: tuple[Plan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """The one recorded decision about one liquidatable position at one head."""
+
+    key: PositionKey
+    block: int
+    decision: Decision
+    reason: Reason | None
+    plan_id: str | None
+    health_factor_wad: int
+    debt_base: int
+    profit_base: int | None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Realised:
+    """What a mined liquidation really did, from its logs."""
+
+    repaid_amount: TokenAmount
+    seized_amount: TokenAmount
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The one way in which an accepted plan ended."""
+
+    plan_id: str
+    key: PositionKey
+    result: Result
+    reason: Reason | None
+    detail: str
+    block: int
+    tx_hash: TxHash | None = None
+    gas_cost_wei: Wei = Wei(0)
+    realised: Realised | None = None
+    opportunity: Opportunity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What the signer holds at one head. None of it is known where there is no signer."""
+
+    native_wei: Wei
+    balances: Mapping[Address, TokenAmount]
+    allowances: Mapping[tuple[Address, Address], TokenAmount]

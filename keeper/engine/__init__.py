@@ -1,0 +1,1 @@
+"""Pure decisions: the book, the screen, the scan, the plans, the limits."""

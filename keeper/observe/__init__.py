@@ -1,0 +1,1 @@
+"""Logs, metrics and health: consumers of outcomes, never in a decision path."""

@@ -1,0 +1,1 @@
+"""One folder per protocol, four files each, strangers to each other."""
