@@ -1,0 +1,106 @@
+"""What holds an account back between two scans: locks while in flight, and cool-downs after a failure.
+
+A cool-down belongs to a class of failure and to the state that caused it: it ends early when the position was
+rewritten or when the profit at stake moved by a twentieth, and doubles while the same failure repeats.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from keeper.domain.outcome import Reason, Result
+from keeper.domain.plan import Outcome
+from keeper.domain.ports import Position
+from keeper.domain.position import PositionKey
+from keeper.domain.units import Base
+
+MAX_COOL_DOWN_BLOCKS: Final = 256
+
+COOL_DOWN_BLOCKS: Final[Mapping[Reason, int]] = {
+    Reason.SIMULATION_REVERTED: 2,
+    Reason.TOKEN_BLOCKED: 32,
+    Reason.REVERTED: 4,
+    Reason.LOST_RACE: 1,
+    Reason.CANCELLED: 4,
+    Reason.DUST_RULE: 2,
+    Reason.PAUSED: 2,
+    Reason.UNKNOWN: 4,
+}
+"""The first wait of each class of failure. A class that is not here is judged afresh at the next head."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoolDown:
+    """Why an account waits, until which block, and the state in which it failed."""
+
+    reason: Reason
+    until_block: int
+    failures: int
+    position: Position | None
+    profit_base: Base
+
+    def is_over(self, block: int, position: Position, profit_base: Base) -> bool:
+        """Return whether the wait has ended, or the state that caused it has changed."""
+        if block >= self.until_block or position != self.position:
+            return True
+        return 20 * abs(profit_base - self.profit_base) > abs(self.profit_base)
+
+
+class Limits:
+    """Owned by the scan loop; outcomes are applied between two scans."""
+
+    def __init__(self) -> None:
+        """Start without locks or cool-downs."""
+        self._locked: dict[PositionKey, str] = {}
+        self._cool: dict[PositionKey, CoolDown] = {}
+
+    def lock(self, key: PositionKey, plan_id: str) -> None:
+        """Hold an account until the plan's outcome."""
+        self._locked[key] = plan_id
+
+    def release(self, key: PositionKey) -> None:
+        """Let an account go whose plan never left."""
+        self._locked.pop(key, None)
+
+    def is_locked(self, key: PositionKey) -> bool:
+        """Return whether a plan for the account is in flight."""
+        return key in self._locked
+
+    def settle(self, outcome: Outcome, position: Position | None) -> None:
+        """Apply the end of a plan: unlock, and cool down after a failure."""
+        self.release(outcome.key)
+        if outcome.result is Result.WON:
+            self._cool.pop(outcome.key, None)
+        elif outcome.reason is not None:
+            profit = outcome.opportunity.gross_profit_base if outcome.opportunity else Base(0)
+            self.fail(outcome.key, outcome.reason, outcome.block, position, profit)
+
+    def fail(
+        self, key: PositionKey, reason: Reason, block: int, position: Position | None, profit_base: Base
+    ) -> None:
+        """Start or double the wait of an account after a failure."""
+        first = COOL_DOWN_BLOCKS.get(reason)
+        if first is None:
+            return
+        before = self._cool.get(key)
+        failures = before.failures + 1 if before is not None and before.reason is reason else 1
+        wait = min(first << (failures - 1), MAX_COOL_DOWN_BLOCKS) if failures < MAX_COOL_DOWN_BLOCKS else (
+            MAX_COOL_DOWN_BLOCKS
+        )
+        self._cool[key] = CoolDown(reason, block + wait, failures, position, profit_base)
+
+    def cooling(self, key: PositionKey, block: int, position: Position, profit_base: Base) -> CoolDown | None:
+        """Return the cool-down that still holds an account, or None.
+
+        One that has run out is kept as the memory of how often the same failure came, until the state changes.
+        """
+        cool = self._cool.get(key)
+        if cool is None or cool.is_over(block, position, profit_base):
+            if cool is not None and position != cool.position:
+                del self._cool[key]
+            return None
+        return cool
+
+    def forget(self, key: PositionKey) -> None:
+        """Drop what is remembered of an account that recovered or left."""
+        self._cool.pop(key, None)

@@ -1,0 +1,236 @@
+"""From candidates to plans: the pair and amount that pay best, in order of value, within what the signer holds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import blake2b
+
+from keeper.domain.chain import BlockHead
+from keeper.domain.outcome import Decision, Reason
+from keeper.domain.plan import Approval, Batch, DecisionRecord, Inventory, Plan
+from keeper.domain.position import Opportunity, Token
+from keeper.domain.units import Address, Base, TokenAmount
+from keeper.engine.limits import Limits
+from keeper.engine.scan import Candidate
+
+
+class Mode(StrEnum):
+    """How far the keeper may go."""
+
+    OBSERVE = "observe"
+    SHADOW = "shadow"
+    LIVE = "live"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The operator's economic limits. `tip_wei` is the priority fee assumed before the fee history is asked."""
+
+    mode: Mode
+    min_profit_base: Base
+    approval_base: Base
+    max_plans: int
+    tip_wei: int
+    signer: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One decision for every candidate, and what is handed to the sender, if anything."""
+
+    decisions: tuple[DecisionRecord, ...]
+    batch: Batch | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Priced:
+    """A candidate that would pay, were there enough to pay with."""
+
+    candidate: Candidate
+    best: Opportunity
+    net_base: Base
+
+
+class Purse:
+    """What is left to spend while one head is planned."""
+
+    def __init__(self, inventory: Inventory | None, approval_base: Base) -> None:
+        """Start with the inventory; None means that nothing bounds the plans."""
+        self._inventory = inventory
+        self._approval_base = approval_base
+        self._spent: dict[Address, int] = {}
+        self._allowances = dict(inventory.allowances) if inventory else {}
+        self.approvals: list[Approval] = []
+
+    def budget(self, candidate: Candidate) -> Mapping[Address, TokenAmount] | None:
+        """Return what may be paid per token: the balance left, and no more than an allowance may be."""
+        if self._inventory is None:
+            return None
+        snapshot = candidate.snapshot
+        budget = {}
+        for address, token in snapshot.inventory_tokens.items():
+            left = self._inventory.balances.get(address, 0) - self._spent.get(address, 0)
+            cap = self._approval_cap(candidate, token)
+            allowed = max(cap, self._allowances.get((address, snapshot.spender), 0))
+            budget[address] = TokenAmount(max(0, min(left, allowed)))
+        return budget
+
+    def pay(self, candidate: Candidate, opportunity: Opportunity) -> None:
+        """Set aside what a plan may pull, with the approval that it needs."""
+        if self._inventory is None:
+            return
+        token, limit = opportunity.repay, opportunity.repay_limit
+        self._spent[token.address] = self._spent.get(token.address, 0) + limit
+        key = (token.address, opportunity.spender)
+        if self._allowances.get(key, 0) < limit:
+            amount = TokenAmount(max(limit, self._approval_cap(candidate, token)))
+            self.approvals.append(Approval(token.address, opportunity.spender, amount))
+            self._allowances[key] = amount
+        self._allowances[key] = TokenAmount(self._allowances[key] - limit)
+
+    def _approval_cap(self, candidate: Candidate, token: Token) -> TokenAmount:
+        """Convert the operator's cap to the token's units at the market's price."""
+        unit = TokenAmount(10**token.decimals)
+        unit_base = candidate.snapshot.value_base(token.address, unit)
+        return TokenAmount(self._approval_base * unit // unit_base) if unit_base else TokenAmount(0)
+
+
+def plan(
+    head: BlockHead, candidates: Sequence[Candidate], inventory: Inventory | None, limits: Limits, policy: Policy
+) -> Planned:
+    """Decide every candidate exactly once, best value first."""
+    decisions: list[DecisionRecord] = []
+    priced: list[_Priced] = []
+    for candidate in candidates:
+        verdict = _price(head, candidate, limits, policy)
+        if isinstance(verdict, _Priced):
+            priced.append(verdict)
+        else:
+            decisions.append(verdict)
+    priced.sort(key=lambda each: (-each.net_base, each.candidate.key))
+    purse = Purse(None if policy.mode is Mode.OBSERVE else inventory, policy.approval_base)
+    plans: list[Plan] = []
+    for each in priced:
+        if policy.mode is Mode.OBSERVE:
+            decisions.append(_skip(head, each.candidate, Reason.OBSERVE_MODE, each.net_base))
+        elif len(plans) >= policy.max_plans:
+            decisions.append(_skip(head, each.candidate, Reason.BATCH_FULL, each.net_base))
+        else:
+            made = _fund(head, each, purse, policy)
+            if isinstance(made, Plan):
+                plans.append(made)
+            else:
+                decisions.append(made)
+    batch = Batch(head, tuple(purse.approvals), tuple(plans)) if plans else None
+    return Planned(tuple(decisions), batch)
+
+
+def accept(head: BlockHead, candidate: Candidate, plan_id: str, profit_base: Base, detail: str) -> DecisionRecord:
+    """Record that a candidate's plan was sent."""
+    return _record(head, candidate, Decision.ACCEPTED, None, profit_base, plan_id, detail)
+
+
+def skip(head: BlockHead, candidate: Candidate, reason: Reason, detail: str) -> DecisionRecord:
+    """Record that a candidate's plan was dropped before it was sent."""
+    best = candidate.assessment.opportunities
+    return _skip(head, candidate, reason, best[0].gross_profit_base if best else None, detail)
+
+
+def _price(head: BlockHead, candidate: Candidate, limits: Limits, policy: Policy) -> _Priced | DecisionRecord:
+    """Weigh the best opportunity against gas, or say why there is none."""
+    assessment = candidate.assessment
+    if limits.is_locked(candidate.key):
+        return _skip(head, candidate, Reason.IN_FLIGHT)
+    if candidate.position.account == policy.signer:
+        return _skip(head, candidate, Reason.RECEIVER_IS_BORROWER)
+    if not assessment.opportunities:
+        return _skip(head, candidate, assessment.blocked or Reason.UNKNOWN)
+    best = assessment.opportunities[0]
+    native = candidate.snapshot.native_price_base
+    if native is None:
+        return _skip(head, candidate, Reason.NATIVE_PRICE_UNKNOWN, best.gross_profit_base)
+    net = Base(best.gross_profit_base - _gas_base(head, candidate, native, policy))
+    if net < policy.min_profit_base:
+        return _skip(head, candidate, Reason.UNPROFITABLE, net)
+    cool = limits.cooling(candidate.key, head.number, candidate.position, best.gross_profit_base)
+    if cool is not None:
+        return _skip(head, candidate, Reason.COOLING_DOWN, net, f"{cool.reason} until block {cool.until_block}")
+    return _Priced(candidate, best, net)
+
+
+def _fund(head: BlockHead, priced: _Priced, purse: Purse, policy: Policy) -> Plan | DecisionRecord:
+    """Size the candidate again with what is left to spend, and set that aside."""
+    candidate = priced.candidate
+    budget = purse.budget(candidate)
+    opportunities: Sequence[Opportunity] = (priced.best,)
+    blocked: Reason | None = None
+    if budget is not None:
+        funded = candidate.market.rules.assess(
+            candidate.position, candidate.snapshot, priced.best.at_s, budget
+        )
+        opportunities, blocked = funded.opportunities, funded.blocked
+    if not opportunities:
+        reason = Reason.DUST_RULE if blocked is Reason.DUST_RULE else Reason.INSUFFICIENT_INVENTORY
+        return _skip(head, candidate, reason, priced.net_base, _short_of(priced.best, budget))
+    best = opportunities[0]
+    native = candidate.snapshot.native_price_base or Base(0)
+    net = Base(best.gross_profit_base - _gas_base(head, candidate, native, policy))
+    if net < policy.min_profit_base:
+        return _skip(head, candidate, Reason.INSUFFICIENT_INVENTORY, net, _short_of(priced.best, budget))
+    purse.pay(candidate, best)
+    return Plan(
+        id=_plan_id(head, candidate),
+        head=head,
+        opportunity=best,
+        call=candidate.market.calls.liquidation(best),
+        gas_estimate=candidate.market.calls.GAS_ESTIMATE,
+        native_price_base=native,
+        min_profit_base=policy.min_profit_base,
+    )
+
+
+def _short_of(wanted: Opportunity, budget: Mapping[Address, TokenAmount] | None) -> str:
+    held = (budget or {}).get(wanted.repay.address, TokenAmount(0))
+    return f"needs {wanted.repay_limit} of {wanted.repay.symbol}, may spend {held}"
+
+
+def _gas_base(head: BlockHead, candidate: Candidate, native: Base, policy: Policy) -> Base:
+    """Value the protocol's typical gas at the head's base fee and the assumed tip, rounded up."""
+    wei = candidate.market.calls.GAS_ESTIMATE * (head.base_fee_wei + policy.tip_wei)
+    return Base(-(-wei * native // 10**18))
+
+
+def _plan_id(head: BlockHead, candidate: Candidate) -> str:
+    """Name a plan by what it is for, so that the same decision always has the same name."""
+    digest = blake2b(digest_size=8)
+    digest.update(head.hash + candidate.position.account + candidate.market.name.encode())
+    return digest.hexdigest()
+
+
+def _skip(
+    head: BlockHead, candidate: Candidate, reason: Reason, profit_base: Base | None = None, detail: str = ""
+) -> DecisionRecord:
+    return _record(head, candidate, Decision.SKIPPED, reason, profit_base, None, detail)
+
+
+def _record(
+    head: BlockHead,
+    candidate: Candidate,
+    decision: Decision,
+    reason: Reason | None,
+    profit_base: Base | None,
+    plan_id: str | None,
+    detail: str,
+) -> DecisionRecord:
+    health = candidate.assessment.health
+    return DecisionRecord(
+        key=candidate.key,
+        block=head.number,
+        decision=decision,
+        reason=reason,
+        plan_id=plan_id,
+        health_factor_wad=health.health_factor_wad,
+        debt_base=health.debt_base,
+        profit_base=profit_base,
+        detail=detail,
+    )
