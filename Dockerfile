@@ -6,7 +6,7 @@ FROM python:3.11.14-slim-trixie AS wheel
 WORKDIR /src
 COPY requirements-dev.lock ./
 RUN ["pip", "install", "--no-cache-dir", "--require-hashes", "--only-binary=:all:", "-r", "requirements-dev.lock"]
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md ./
 COPY config config
 COPY keeper keeper
 RUN ["python", "-m", "hatchling", "build", "-t", "wheel", "-d", "/wheel"]

@@ -139,6 +139,7 @@ class ToyCalls:
     """Calldata is the account."""
 
     GAS_ESTIMATE = 100_000
+    SELECTORS = frozenset({b"toy!"})
 
     def liquidation(self, opportunity: Opportunity) -> Call:
         """Return a call that names the account."""

@@ -109,6 +109,15 @@ class Taken:
     log: Log
 
 
+@dataclass(frozen=True, slots=True)
+class PriceAge:
+    """A token's price, and when its source last reported it (None where the source does not tell)."""
+
+    token: Token
+    price_base: Base | None
+    updated_s: int | None
+
+
 class Reader(Protocol[SnapshotOut, PositionOut]):
     """Chain to domain, without decisions."""
 
@@ -158,6 +167,10 @@ class Reader(Protocol[SnapshotOut, PositionOut]):
         """Ask the protocol itself how healthy accounts are (holdings left empty); None where it reverts."""
         ...
 
+    async def price_ages(self, reads: Reads) -> Sequence[PriceAge]:
+        """Return every token's price with its age, for `keeper check`."""
+        ...
+
 
 class Rules(Protocol[SnapshotIn, PositionIn]):
     """The contract's arithmetic: pure, exact."""
@@ -185,6 +198,8 @@ class Calls(Protocol):
     """Domain to calldata and back: pure."""
 
     GAS_ESTIMATE: int
+    SELECTORS: frozenset[bytes]
+    """The functions that a signer has to allow."""
 
     def liquidation(self, opportunity: Opportunity) -> Call:
         """Return the call that carries out the opportunity."""

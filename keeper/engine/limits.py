@@ -75,17 +75,17 @@ class Limits:
             profit = outcome.opportunity.gross_profit_base if outcome.opportunity else Base(0)
             self.fail(outcome.key, outcome.reason, outcome.block, position, profit)
 
-    def fail(
-        self, key: PositionKey, reason: Reason, block: int, position: Position | None, profit_base: Base
-    ) -> None:
+    def fail(self, key: PositionKey, reason: Reason, block: int, position: Position | None, profit_base: Base) -> None:
         """Start or double the wait of an account after a failure."""
         first = COOL_DOWN_BLOCKS.get(reason)
         if first is None:
             return
         before = self._cool.get(key)
         failures = before.failures + 1 if before is not None and before.reason is reason else 1
-        wait = min(first << (failures - 1), MAX_COOL_DOWN_BLOCKS) if failures < MAX_COOL_DOWN_BLOCKS else (
-            MAX_COOL_DOWN_BLOCKS
+        wait = (
+            min(first << (failures - 1), MAX_COOL_DOWN_BLOCKS)
+            if failures < MAX_COOL_DOWN_BLOCKS
+            else (MAX_COOL_DOWN_BLOCKS)
         )
         self._cool[key] = CoolDown(reason, block + wait, failures, position, profit_base)
 

@@ -24,13 +24,12 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The operator's economic limits. `tip_wei` is the priority fee assumed before the fee history is asked."""
+    """The operator's economic limits."""
 
     mode: Mode
     min_profit_base: Base
     approval_base: Base
     max_plans: int
-    tip_wei: int
     signer: Address | None
 
 
@@ -149,7 +148,7 @@ def _price(head: BlockHead, candidate: Candidate, limits: Limits, policy: Policy
     native = candidate.snapshot.native_price_base
     if native is None:
         return _skip(head, candidate, Reason.NATIVE_PRICE_UNKNOWN, best.gross_profit_base)
-    net = Base(best.gross_profit_base - _gas_base(head, candidate, native, policy))
+    net = Base(best.gross_profit_base - _gas_base(head, candidate, native))
     if net < policy.min_profit_base:
         return _skip(head, candidate, Reason.UNPROFITABLE, net)
     cool = limits.cooling(candidate.key, head.number, candidate.position, best.gross_profit_base)
@@ -165,16 +164,14 @@ def _fund(head: BlockHead, priced: _Priced, purse: Purse, policy: Policy) -> Pla
     opportunities: Sequence[Opportunity] = (priced.best,)
     blocked: Reason | None = None
     if budget is not None:
-        funded = candidate.market.rules.assess(
-            candidate.position, candidate.snapshot, priced.best.at_s, budget
-        )
+        funded = candidate.market.rules.assess(candidate.position, candidate.snapshot, priced.best.at_s, budget)
         opportunities, blocked = funded.opportunities, funded.blocked
     if not opportunities:
         reason = Reason.DUST_RULE if blocked is Reason.DUST_RULE else Reason.INSUFFICIENT_INVENTORY
         return _skip(head, candidate, reason, priced.net_base, _short_of(priced.best, budget))
     best = opportunities[0]
     native = candidate.snapshot.native_price_base or Base(0)
-    net = Base(best.gross_profit_base - _gas_base(head, candidate, native, policy))
+    net = Base(best.gross_profit_base - _gas_base(head, candidate, native))
     if net < policy.min_profit_base:
         return _skip(head, candidate, Reason.INSUFFICIENT_INVENTORY, net, _short_of(priced.best, budget))
     purse.pay(candidate, best)
@@ -194,9 +191,9 @@ def _short_of(wanted: Opportunity, budget: Mapping[Address, TokenAmount] | None)
     return f"needs {wanted.repay_limit} of {wanted.repay.symbol}, may spend {held}"
 
 
-def _gas_base(head: BlockHead, candidate: Candidate, native: Base, policy: Policy) -> Base:
-    """Value the protocol's typical gas at the head's base fee and the assumed tip, rounded up."""
-    wei = candidate.market.calls.GAS_ESTIMATE * (head.base_fee_wei + policy.tip_wei)
+def _gas_base(head: BlockHead, candidate: Candidate, native: Base) -> Base:
+    """Value the protocol's typical gas at the head's base fee, rounded up; the sender prices it exactly."""
+    wei = candidate.market.calls.GAS_ESTIMATE * head.base_fee_wei
     return Base(-(-wei * native // 10**18))
 
 

@@ -10,7 +10,7 @@ from keeper.engine.scan import MarketBook
 from tests.toy import CASH, POOL, ToyPosition, ToyReader, ToySnapshot, account, head, toy_market
 
 POLICY = Policy(
-    mode=Mode.LIVE, min_profit_base=Base(10**8), approval_base=Base(10**6 * 10**8), max_plans=10, tip_wei=1, signer=None
+    mode=Mode.LIVE, min_profit_base=Base(10**8), approval_base=Base(10**6 * 10**8), max_plans=10, signer=None
 )
 RICH = Inventory(Wei(10**18), {CASH.address: TokenAmount(10**9)}, {(CASH.address, POOL): TokenAmount(10**9)})
 
@@ -60,7 +60,7 @@ def test_a_plan_repays_half_and_seizes_with_the_bonus() -> None:
 
 
 def test_a_profit_below_the_floor_is_skipped_as_unprofitable() -> None:
-    policy = Policy(Mode.LIVE, Base(10**12), POLICY.approval_base, 10, 1, None)
+    policy = Policy(Mode.LIVE, Base(10**12), POLICY.approval_base, 10, None)
     assert only_reason(planned([ToyPosition(account(1), 100, 9_000)], policy=policy)) is Reason.UNPROFITABLE
 
 
@@ -70,7 +70,7 @@ def test_gas_counts_against_the_profit() -> None:
 
 
 def test_observe_mode_never_makes_a_plan() -> None:
-    policy = Policy(Mode.OBSERVE, Base(1), POLICY.approval_base, 10, 1, None)
+    policy = Policy(Mode.OBSERVE, Base(1), POLICY.approval_base, 10, None)
     assert only_reason(planned([ToyPosition(account(1), 100, 9_000)], policy=policy)) is Reason.OBSERVE_MODE
 
 
@@ -95,7 +95,7 @@ def test_a_missing_allowance_is_approved_once_up_to_the_cap() -> None:
 
 
 def test_no_plan_pulls_more_than_the_approval_cap() -> None:
-    policy = Policy(Mode.LIVE, Base(1), Base(1_000 * 10**8), 10, 1, None)
+    policy = Policy(Mode.LIVE, Base(1), Base(1_000 * 10**8), 10, None)
     inventory = Inventory(Wei(1), {CASH.address: TokenAmount(10**9)}, {})
     result = planned([ToyPosition(account(1), 100, 9_000)], inventory=inventory, policy=policy)
     assert result.batch is not None
@@ -109,7 +109,7 @@ def test_an_account_in_flight_is_not_planned_again() -> None:
 
 
 def test_plans_beyond_the_limit_of_one_head_are_named_so() -> None:
-    policy = Policy(Mode.LIVE, Base(1), POLICY.approval_base, 1, 1, None)
+    policy = Policy(Mode.LIVE, Base(1), POLICY.approval_base, 1, None)
     result = planned([ToyPosition(account(n), 100 * n, 9_000 * n) for n in (1, 2)], policy=policy)
     assert result.batch is not None
     assert len(result.batch.plans) == 1
@@ -117,7 +117,7 @@ def test_plans_beyond_the_limit_of_one_head_are_named_so() -> None:
 
 
 def test_the_signers_own_account_is_left_alone() -> None:
-    policy = Policy(Mode.LIVE, Base(1), POLICY.approval_base, 1, 1, account(1))
+    policy = Policy(Mode.LIVE, Base(1), POLICY.approval_base, 1, account(1))
     assert only_reason(planned([ToyPosition(account(1), 100, 9_000)], policy=policy)) is Reason.RECEIVER_IS_BORROWER
 
 

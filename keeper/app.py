@@ -1,0 +1,378 @@
+"""The composition root: from settings to running parts. The only place that knows every part, and every protocol."""
+
+import asyncio
+import signal
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final, TypeVar
+
+from keeper.chain.backfill import Progress
+from keeper.chain.endpoint import nodes_of
+from keeper.chain.heads import Heads
+from keeper.chain.observer import Observer
+from keeper.chain.rpc import Rpc
+from keeper.chain.view import ChainView, latest_head
+from keeper.chainfile import ChainFile, MarketConfig
+from keeper.daemon import Daemon, Sender, StopRequested
+from keeper.discovery import Discovery
+from keeper.domain.chain import BlockHead
+from keeper.domain.plan import Outcome
+from keeper.domain.ports import Market
+from keeper.domain.units import Address
+from keeper.engine.plan import Mode, Policy
+from keeper.errors import ConfigurationError, Stale, Transient
+from keeper.execution.fees import FeePolicy
+from keeper.execution.network import RpcNetwork
+from keeper.execution.policy import SenderPolicy
+from keeper.execution.sender import Sender as LiveSender
+from keeper.execution.signer import Signer, SigningPolicy
+from keeper.observe import logs
+from keeper.observe.events import Event, emit
+from keeper.observe.health import Health, Thresholds
+from keeper.observe.heartbeat import beat
+from keeper.observe.metrics import Metrics
+from keeper.observe.server import Server
+from keeper.observe.witness import Witness
+from keeper.protocols.aave_v3 import calls as aave_v3_calls
+from keeper.protocols.aave_v3 import rules as aave_v3_rules
+from keeper.protocols.aave_v3.reader import AaveReader
+from keeper.report import Reporter
+from keeper.scanner import ParityPolicy, Scanner
+from keeper.settings import Settings
+from keeper.store.accounts import Accounts
+from keeper.store.database import Database
+from keeper.store.decisions import Decisions
+from keeper.store.instance import OBSERVER, InstanceLock
+from keeper.store.journal import Journal
+from keeper.text import address_text
+
+T = TypeVar("T")
+
+OnProgress = Callable[[str, Progress], None]
+
+_MAX_GAS_LIMIT: Final = 5_000_000
+_STUCK_AFTER_REPLACEMENTS: Final = 4
+_MIN_EVALUATION_AGE_S: Final = 30
+_LONGEST_PAUSE_S: Final = 30
+
+
+class SystemClock:
+    """The process's clock."""
+
+    def monotonic_s(self) -> float:
+        """Return seconds that never go backwards."""
+        return time.monotonic()
+
+    def unix_s(self) -> float:
+        """Return seconds since 1970."""
+        return time.time()
+
+
+def _aave_v3(config: MarketConfig, chain: ChainFile) -> Market:
+    reader = AaveReader(config.name, config.root, chain.wrapped_native)
+    return Market(config.name, config.protocol, config.from_block, reader, aave_v3_rules, aave_v3_calls)
+
+
+PROTOCOLS: Final[Mapping[str, Callable[[MarketConfig, ChainFile], Market]]] = {"aave_v3": _aave_v3}
+"""Every protocol that a chain file may name."""
+
+
+def markets_of(chain: ChainFile) -> tuple[Market, ...]:
+    """Bind each market of a chain file to its protocol.
+
+    Raises: ConfigurationError naming every market of an unknown protocol, or that there is none.
+    """
+    known = ", ".join(sorted(PROTOCOLS))
+    problems = [
+        f"{chain.name}: market {each.name} has an unknown protocol; known are {known}"
+        for each in chain.markets
+        if each.protocol not in PROTOCOLS
+    ]
+    if not chain.markets:
+        problems.append(f"{chain.name}: the chain file lists no market; add a [[markets]] table")
+    if problems:
+        raise ConfigurationError(*problems)
+    return tuple(PROTOCOLS[each.protocol](each, chain) for each in chain.markets)
+
+
+def landing_s(chain: ChainFile) -> int:
+    """Return how long after its head a transaction lands: one block, in whole seconds, at least one."""
+    return max(1, -(-chain.block_time_ms // 1_000))
+
+
+@asynccontextmanager
+async def open_rpc(settings: Settings, chain: ChainFile, observer: Observer | None = None) -> AsyncIterator[Rpc]:
+    """Dial the configured endpoints, and close them in the end.
+
+    Raises: Unsafe when none is on the chain.
+    """
+    urls = [each.reveal() for each in settings.rpc_urls]
+    rpc = Rpc(nodes_of(urls, calls_per_s=settings.requests_per_second), clock=SystemClock(), observer=observer)
+    try:
+        await rpc.start(chain.chain_id)
+        yield rpc
+    finally:
+        await rpc.close()
+
+
+def database_path(settings: Settings) -> Path:
+    """Return the file of the configured database."""
+    return Path(settings.database_url.removeprefix("sqlite:///"))
+
+
+def signer_of(settings: Settings, chain: ChainFile) -> Signer | None:
+    """Open the configured key, or return None where there is none.
+
+    Raises: ConfigurationError.
+    """
+    policy = SigningPolicy(chain.chain_id, settings.max_fee_wei, _MAX_GAS_LIMIT)
+    if settings.private_key is not None:
+        return Signer.from_hex(settings.private_key.reveal(), policy)
+    if settings.keystore_file is not None and settings.keystore_password is not None:
+        document = settings.keystore_file.read_text(encoding="utf-8")
+        return Signer.from_keystore(document, settings.keystore_password.reveal(), policy)
+    return None
+
+
+def make_scanner(settings: Settings, chain: ChainFile, rpc: Rpc, signer: Address | None) -> tuple[Scanner, ChainView]:
+    """Return a scanner with empty books, and the chain that it looks at."""
+    view = ChainView(rpc, multicall=chain.multicall)
+    policy = Policy(
+        mode=Mode(settings.mode.value),
+        min_profit_base=settings.min_profit_base,
+        approval_base=settings.approval_base,
+        max_plans=settings.max_plans_per_head,
+        signer=signer,
+    )
+    parity = ParityPolicy(settings.parity_every_heads, settings.parity_sample)
+    return Scanner(markets_of(chain), view, policy, parity, SystemClock(), landing_s(chain)), view
+
+
+async def fill_books(
+    scanner: Scanner, rpc: Rpc, discovery: Discovery, on_progress: OnProgress | None = None
+) -> BlockHead:
+    """Discover every market and every account, and read them all at the newest head, which is returned."""
+    first = await latest_head(rpc)
+    await scanner.discover(first)
+    known = {}
+    for name, books in scanner.books.items():
+        known[name] = await discovery.catch_up(books.market, first, on_progress)
+    head = await latest_head(rpc)
+    await scanner.load(head, known)
+    return head
+
+
+class _Observer(Witness):
+    """A witness that also counts requests, and tells health whether the nonce lane moves."""
+
+    def __init__(self, metrics: Metrics, health: Health) -> None:
+        super().__init__(metrics)
+        self._health = health
+        self._mined_nonce = -1
+        self.requests_made = 0
+
+    def request(self, *, node: str, method: str, result: str, seconds: float, requests: int) -> None:
+        """Count one exchange with a node."""
+        self.requests_made += 1
+        super().request(node=node, method=method, result=result, seconds=seconds, requests=requests)
+
+    def lane(self, *, mined_nonce: int, next_nonce: int, in_flight: int, gap: int) -> None:
+        """Take the nonce lane's numbers."""
+        is_moving = mined_nonce != self._mined_nonce
+        self._mined_nonce = mined_nonce
+        self._health.nonce(is_stuck=(in_flight > 0 and not is_moving) or gap > 0)
+        super().lane(mined_nonce=mined_nonce, next_nonce=next_nonce, in_flight=in_flight, gap=gap)
+
+
+class Keeper:
+    """One keeper process: everything that `keeper run` and `keeper once` share."""
+
+    def __init__(self, settings: Settings, chain: ChainFile, on_progress: OnProgress | None) -> None:
+        """Take the configuration; nothing is opened yet."""
+        self.settings = settings
+        self.chain = chain
+        self._on_progress = on_progress
+        self._clock = SystemClock()
+        block_s = landing_s(chain)
+        self.metrics = Metrics(clock=self._clock, version=version("keeper"), chain=chain.name, mode=settings.mode.value)
+        thresholds = Thresholds(
+            max_head_age_s=settings.max_head_age_s,
+            max_evaluation_age_s=max(_MIN_EVALUATION_AGE_S, settings.max_head_age_s),
+            max_stuck_s=max(_MIN_EVALUATION_AGE_S, _STUCK_AFTER_REPLACEMENTS * settings.bump_after_blocks * block_s),
+        )
+        self.health = Health(thresholds=thresholds, clock=self._clock)
+        self.observer = _Observer(self.metrics, self.health)
+        self._outcomes: deque[Outcome] = deque()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Watch and act until `stop` is set."""
+        with Server(
+            host=self.settings.http_host,
+            port=self.settings.http_port,
+            health=self.health,
+            exposition=self.metrics.exposition,
+        ) as server:
+            emit(Event.CONFIG_LOADED, chain=self.chain.name, http_port=server.port, markets=len(self.chain.markets))
+            pulse = asyncio.create_task(
+                beat(self.health, clock=self._clock, lag=self.metrics.loop_lag_seconds.set), name="heartbeat"
+            )
+            try:
+                await self._work(stop, is_once=False)
+            finally:
+                pulse.cancel()
+
+    async def once(self, stop: asyncio.Event) -> None:
+        """Make one pass at the current head, and follow what it sent to the end."""
+        await self._work(stop, is_once=True)
+
+    async def _work(self, stop: asyncio.Event, *, is_once: bool) -> None:
+        async with AsyncExitStack() as stack:
+            signer = None if self.settings.mode.value == Mode.OBSERVE else signer_of(self.settings, self.chain)
+            owner = address_text(signer.address) if signer else OBSERVER
+            stack.callback(InstanceLock.acquire(self.settings.state_dir, self.chain.chain_id, owner).release)
+            database = await Database.open(database_path(self.settings), self.chain.chain_id)
+            stack.push_async_callback(database.close)
+            rpc = await stack.enter_async_context(open_rpc(self.settings, self.chain, self.observer))
+            scanner, view = make_scanner(self.settings, self.chain, rpc, signer.address if signer else None)
+            discovery = Discovery(rpc, Accounts(database))
+            try:
+                head = await _patiently(stop, lambda: fill_books(scanner, rpc, discovery, self._on_progress))
+            except StopRequested:
+                return
+            reporter = self._reporter(scanner, view, rpc, discovery, database, signer)
+            stack.push_async_callback(reporter.close)
+            if signer is not None:
+                signer.policy = _signing_policy(signer.policy, scanner)
+            poll_s = self.settings.poll_interval_ms / 1_000
+            heads = await stack.enter_async_context(Heads(rpc, poll_interval_s=poll_s))
+            daemon = Daemon(
+                heads=heads,
+                scanner=scanner,
+                sender=self._sender(rpc, database, signer, scanner),
+                outcomes=self._outcomes,
+                report=reporter,
+            )
+            if is_once:
+                await daemon.once(head, self.settings.drain_timeout_s)
+                return
+            try:
+                await _patiently(stop, lambda: daemon.recover(head))
+            except StopRequested:
+                return
+            self.health.started()
+            emit(Event.KEEPER_READY, block=head.number, signer=signer.address if signer else None)
+            await daemon.run(stop, self.settings.drain_timeout_s)
+
+    def _sender(self, rpc: Rpc, database: Database, signer: Signer | None, scanner: Scanner) -> Sender | None:
+        if signer is None or self.settings.mode.value != Mode.LIVE:
+            return None
+        fees = FeePolicy(
+            max_fee_wei=self.settings.max_fee_wei,
+            max_tip_wei=self.settings.max_priority_fee_wei,
+            max_gas_share_bps=self.settings.max_gas_share_bps,
+            bump_bps=self.settings.bump_bps,
+        )
+        policy = SenderPolicy(
+            fees=fees,
+            block_time_s=landing_s(self.chain),
+            confirmations=self.settings.confirmations,
+            bump_after_blocks=self.settings.bump_after_blocks,
+        )
+        return LiveSender(
+            network=RpcNetwork(rpc),
+            journal=Journal(database, signer.address),
+            signer=signer,
+            markets={name: books.market for name, books in scanner.books.items()},
+            policy=policy,
+            deliver=self._outcomes.append,
+            observer=self.observer,
+        )
+
+    def _reporter(
+        self,
+        scanner: Scanner,
+        view: ChainView,
+        rpc: Rpc,
+        discovery: Discovery,
+        database: Database,
+        signer: Signer | None,
+    ) -> Reporter:
+        def on_layout() -> None:
+            if signer is not None:
+                signer.policy = _signing_policy(signer.policy, scanner)
+
+        return Reporter(
+            metrics=self.metrics,
+            health=self.health,
+            decisions=Decisions(database),
+            discovery=discovery,
+            ancestor=view.ancestor,
+            healthy_endpoints=lambda: len(rpc.usable()),
+            requests=lambda: self.observer.requests_made,
+            low_balance_wei=self.settings.low_balance_wei,
+            on_layout=on_layout,
+        )
+
+
+async def _patiently(stop: asyncio.Event, step: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a step of the start until the network carries it through.
+
+    Raises: StopRequested as soon as the operator asks for it.
+    """
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    pause_s = 1
+    try:
+        while True:
+            work = asyncio.ensure_future(step())
+            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+                raise StopRequested
+            try:
+                return work.result()
+            except (Transient, Stale) as error:
+                emit(Event.KEEPER_NOT_READY, reason="unreachable", detail=str(error))
+            await asyncio.wait({stopped}, timeout=pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            if stopped.done():
+                raise StopRequested
+    finally:
+        stopped.cancel()
+
+
+def _signing_policy(before: SigningPolicy, scanner: Scanner) -> SigningPolicy:
+    """Allow what the markets' contracts, as last read, need: liquidations by them, and allowances to them."""
+    calls, approvals = set(), set()
+    for name, books in scanner.books.items():
+        snapshot = scanner.snapshot(name)
+        if snapshot is not None:
+            calls |= {(snapshot.spender, selector) for selector in books.market.calls.SELECTORS}
+            approvals |= {(token, snapshot.spender) for token in snapshot.inventory_tokens}
+    return replace(before, calls=frozenset(calls), approvals=frozenset(approvals))
+
+
+class Signals:
+    """SIGTERM and SIGINT: the first asks to stop, the second aborts."""
+
+    def __init__(self) -> None:
+        """Take the running loop's signals."""
+        self.stop = asyncio.Event()
+        self._task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, self._take, each.name)
+
+    def _take(self, name: str) -> None:
+        if self.stop.is_set():
+            emit(Event.KEEPER_STOPPING, reason=f"second {name}: aborting")
+            if self._task is not None:
+                self._task.cancel()
+        else:
+            emit(Event.KEEPER_STOPPING, reason=name)
+            self.stop.set()

@@ -1,0 +1,98 @@
+"""The logs of single blocks: asked by block hash, skipped where the bloom proves that there are none."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, Final
+
+from keeper.chain.bloom import BloomTest
+from keeper.chain.failures import BlockUnknown
+from keeper.chain.rpc import Rpc
+from keeper.chain.turns import Priority
+from keeper.chain.wire import Answer, Request, hex_of, logs_of, present
+from keeper.domain.chain import BlockHead, Log, LogFilter
+from keeper.domain.units import BlockHash
+from keeper.errors import Stale
+
+_TESTS_KEPT: Final = 8
+
+
+class BlockLogs:
+    """Reads the logs of blocks by their hashes, which fails for an unknown block and so never hides one.
+
+    Some chains leave the bloom empty. An all-zero bloom counts as proof only after a filled one was seen.
+    """
+
+    def __init__(self, rpc: Rpc, *, deadline_s: float | None = None) -> None:
+        """Trust no empty bloom yet."""
+        self._rpc = rpc
+        self._deadline_s = deadline_s
+        self._is_bloom_filled = False
+        self._tests: OrderedDict[LogFilter, BloomTest] = OrderedDict()
+
+    async def read(self, blocks: Sequence[BlockHead], wanted: LogFilter) -> list[Log]:
+        """Return the filter's logs of the blocks, in the order of the chain, in one request at most.
+
+        Raises: Transient when no node answers; Stale when a block is gone.
+        """
+        test = self._test(wanted)
+        asked = [block for block in blocks if self._may_contain(block, test)]
+        if not asked:
+            return []
+        query = filter_fields(wanted)
+        requests: list[Request] = [("eth_getLogs", ({"blockHash": hex_of(block.hash), **query},)) for block in asked]
+        try:
+            return await self._rpc.ask(
+                requests, partial(_checked, asked, wanted), priority=Priority.HEAD, deadline_s=self._deadline_s
+            )
+        except BlockUnknown as gone:
+            raise Stale(f"a block is gone: {gone}") from None
+
+    def _may_contain(self, block: BlockHead, test: BloomTest) -> bool:
+        is_empty = not any(block.logs_bloom)
+        self._is_bloom_filled = self._is_bloom_filled or not is_empty
+        return test.may_contain(block.logs_bloom) or (is_empty and not self._is_bloom_filled)
+
+    def _test(self, wanted: LogFilter) -> BloomTest:
+        test = self._tests.get(wanted)
+        if test is None:
+            test = self._tests[wanted] = BloomTest(wanted)
+            if len(self._tests) > _TESTS_KEPT:
+                self._tests.popitem(last=False)
+        return test
+
+
+def filter_fields(wanted: LogFilter) -> dict[str, Any]:
+    """Return a filter's fields of an `eth_getLogs` query."""
+    fields: dict[str, Any] = {}
+    if wanted.addresses:
+        fields["address"] = [hex_of(address) for address in sorted(wanted.addresses)]
+    if wanted.topics:
+        fields["topics"] = [[hex_of(topic) for topic in sorted(wanted.topics)]]
+    return fields
+
+
+def matching(logs: Iterable[Log], wanted: LogFilter) -> list[Log]:
+    """Return the logs in order and without duplicates; one that was not asked for means a wrong answer.
+
+    Raises: ValueError.
+    """
+    unique: dict[tuple[BlockHash, int], Log] = {}
+    for log in logs:
+        if wanted.addresses and log.address not in wanted.addresses:
+            raise ValueError("a log of another address")
+        if wanted.topics and (not log.topics or log.topics[0] not in wanted.topics):
+            raise ValueError("a log of another event")
+        if unique.setdefault((log.block_hash, log.index), log) != log:
+            raise ValueError("two logs in one place")
+    return sorted(unique.values(), key=lambda log: (log.block_number, log.index))
+
+
+def _checked(blocks: Sequence[BlockHead], wanted: LogFilter, answers: Sequence[Answer]) -> list[Log]:
+    found: list[Log] = []
+    for block, answer in zip(blocks, answers, strict=True):
+        logs = matching(logs_of(present(answer)), wanted)
+        if any(log.block_hash != block.hash or log.block_number != block.number for log in logs):
+            raise ValueError("a log of another block")
+        found += logs
+    return found

@@ -1,0 +1,193 @@
+"""Reads pinned to one block: many callers' views in few requests, exact or not at all."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar
+
+from keeper.chain.failures import BatchTooLarge, BlockUnknown, RpcError
+from keeper.chain.multicall import MULTICALL3, balance_call, pack, packed_size, unpack
+from keeper.chain.rpc import Rpc
+from keeper.chain.turns import Priority
+from keeper.chain.wire import Answer, Decode, Request, bytes_of, hex_of, pinned
+from keeper.domain.chain import BlockHead, ViewCall, ViewResult
+from keeper.domain.units import Address, Wei
+from keeper.errors import Stale, Transient
+
+T = TypeVar("T")
+
+_MAX_CALLS: Final = 1_500
+_MAX_BYTES: Final = 384 * 1024
+_CHUNKS_PER_REQUEST: Final = 2
+_TURNS_TO_JOIN: Final = 3
+_REQUESTS_AT_ONCE: Final = 4
+_CALM_FLUSHES: Final = 50
+_NO_CONTRACT: Final = RpcError(0, "no Multicall3 contract at its address", is_revert=False, is_too_heavy=False)
+
+
+@dataclass(slots=True)
+class ReadLimits:
+    """How many views fit into one `eth_call`, learnt from the nodes' refusals; share it between heads."""
+
+    calls: int = _MAX_CALLS
+    calm: int = 0
+
+    def shrink(self, size: int) -> None:
+        """Take a refusal of an aggregate of `size` views."""
+        self.calls = max(1, min(self.calls, size // 2))
+        self.calm = 0
+
+    def grow(self, size: int) -> None:
+        """Take an answered aggregate; try larger ones again after many."""
+        self.calm += size >= self.calls
+        if self.calm >= _CALM_FLUSHES:
+            self.calls = min(_MAX_CALLS, self.calls + self.calls // 4 + 1)
+            self.calm = 0
+
+
+class PinnedReads:
+    """Implement `ports.Reads` at one head through Multicall3, pinned to the head's hash."""
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        head: BlockHead,
+        *,
+        multicall: Address = MULTICALL3,
+        limits: ReadLimits | None = None,
+        priority: Priority = Priority.READ,
+        deadline_s: float | None = None,
+    ) -> None:
+        """Bind the reads to a head."""
+        self._rpc = rpc
+        self._head = head
+        self._multicall = multicall
+        self._limits = limits or ReadLimits()
+        self._priority = priority
+        self._deadline_s = deadline_s
+        self._gathering: list[ViewCall] = []
+        self._reading: asyncio.Task[list[ViewResult]] | None = None
+        self._places = asyncio.Semaphore(_REQUESTS_AT_ONCE)
+
+    @property
+    def head(self) -> BlockHead:
+        """Return the block that every answer is from."""
+        return self._head
+
+    async def many(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
+        """Answer each call in order; calls of concurrent callers share one request.
+
+        Raises: Transient when no endpoint answers; Stale when the block is gone.
+        """
+        if not calls:
+            return []
+        if self._reading is None:
+            self._gathering = []
+            self._reading = asyncio.create_task(self._read(self._gathering), name=f"reads at {self._head.number}")
+            self._reading.add_done_callback(_retrieve)
+        begin = len(self._gathering)
+        self._gathering.extend(calls)
+        results = await asyncio.shield(self._reading)
+        return results[begin : begin + len(calls)]
+
+    async def native_balance(self, address: Address) -> Wei:
+        """Return an account's native currency at the head, read in the same request as everything else."""
+        (result,) = await self.many([balance_call(address, self._multicall)])
+        if not result.ok or len(result.data) != 32:
+            raise Transient("the multicall contract did not tell a balance")
+        return Wei(int.from_bytes(result.data))
+
+    async def _read(self, calls: list[ViewCall]) -> list[ViewResult]:
+        """Wait a moment for others to join, then read everything that was asked."""
+        for _ in range(_TURNS_TO_JOIN):
+            await asyncio.sleep(0)
+        self._reading = None
+        chunks = list(_chunks(calls, self._limits.calls))
+        groups = [chunks[at : at + _CHUNKS_PER_REQUEST] for at in range(0, len(chunks), _CHUNKS_PER_REQUEST)]
+        try:
+            found = await asyncio.gather(*(self._group(group) for group in groups))
+        except BlockUnknown as gone:
+            raise Stale(f"block {self._head.number} is gone: {gone}") from None
+        return [result for group in found for result in group]
+
+    async def _group(self, chunks: Sequence[Sequence[ViewCall]]) -> list[ViewResult]:
+        """Read some aggregates in one request, and in smaller ones what was refused."""
+        requests = [self._request(self._multicall, pack(chunk)) for chunk in chunks]
+        sizes = [len(chunk) for chunk in chunks]
+        answers: Sequence[list[ViewResult] | RpcError]
+        try:
+            async with self._places:
+                answers = await self._ask(requests, partial(_unpack_each, sizes))
+        except BatchTooLarge as refused:
+            answers = [RpcError(0, str(refused), is_revert=False, is_too_heavy=True) for _ in chunks]
+        results: list[ViewResult] = []
+        for chunk, answer in zip(chunks, answers, strict=True):
+            if isinstance(answer, RpcError):
+                results += await self._smaller(chunk, answer)
+            else:
+                self._limits.grow(len(chunk))
+                results += answer
+        return results
+
+    async def _smaller(self, chunk: Sequence[ViewCall], refused: RpcError) -> list[ViewResult]:
+        """Read a refused aggregate in halves; a view that fails all alone fails by itself."""
+        if not (refused.is_too_heavy or refused.is_revert):
+            raise Transient(f"the aggregate was refused: {refused}")
+        if len(chunk) == 1:
+            return [await self._alone(chunk[0])]
+        self._limits.shrink(len(chunk))
+        middle = len(chunk) // 2
+        return [*await self._group([chunk[:middle]]), *await self._group([chunk[middle:]])]
+
+    async def _alone(self, call: ViewCall) -> ViewResult:
+        """Make one call without the aggregate, so that what it does to the aggregate hits nobody else."""
+        async with self._places:
+            answer = await self._ask([self._request(call.to, call.data)], _bytes_or_refusal)
+        if isinstance(answer, bytes):
+            return ViewResult(ok=True, data=answer)
+        if answer.is_revert or answer.is_too_heavy:
+            return ViewResult(ok=False, data=answer.data)
+        raise Transient(f"a view was refused: {answer}")
+
+    async def _ask(self, requests: Sequence[Request], decode: Decode[T]) -> T:
+        return await self._rpc.ask(
+            requests, decode, priority=self._priority, deadline_s=self._deadline_s, is_pinned=True
+        )
+
+    def _request(self, to: Address, data: bytes) -> Request:
+        return "eth_call", ({"to": hex_of(to), "data": hex_of(data)}, pinned(self._head.hash))
+
+
+def _chunks(calls: Sequence[ViewCall], most: int) -> Iterator[Sequence[ViewCall]]:
+    """Cut calls into aggregates that are bounded in number and in bytes."""
+    begin = size = 0
+    for place, call in enumerate(calls):
+        size += packed_size(call)
+        if place > begin and (place - begin >= most or size > _MAX_BYTES):
+            yield calls[begin:place]
+            begin, size = place, packed_size(call)
+    yield calls[begin:]
+
+
+def _unpack_each(sizes: Sequence[int], answers: Sequence[Answer]) -> list[list[ViewResult] | RpcError]:
+    """Unpack each aggregate, keeping refusals as values; no data at all means that there is no contract."""
+    found: list[list[ViewResult] | RpcError] = []
+    for answer, size in zip(answers, sizes, strict=True):
+        data = answer if isinstance(answer, RpcError) else bytes_of(answer)
+        if isinstance(data, bytes):
+            found.append(unpack(data, size) if data else _NO_CONTRACT)
+        else:
+            found.append(data)
+    return found
+
+
+def _bytes_or_refusal(answers: Sequence[Answer]) -> bytes | RpcError:
+    (answer,) = answers
+    return answer if isinstance(answer, RpcError) else bytes_of(answer)
+
+
+def _retrieve(task: "asyncio.Task[list[ViewResult]]") -> None:
+    """Look at the outcome, so that a failure whose callers have all gone is not reported as forgotten."""
+    if not task.cancelled():
+        task.exception()

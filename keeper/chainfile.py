@@ -1,0 +1,197 @@
+"""The chain file: one TOML file per chain with the root addresses of its markets. It holds no secret."""
+
+import difflib
+import os.path
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Self, get_args
+
+from eth_utils.address import to_checksum_address
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+
+from keeper.domain.units import ZERO_ADDRESS, Address
+from keeper.errors import ConfigurationError
+
+FOLDERS: Final = (Path(__file__).parent.parent / "config", Path(__file__).parent / "_config")
+"""Where a bare name is looked up: an editable checkout first, then what the wheel carries."""
+MAX_FILE_BYTES: Final = 1 << 20
+MULTICALL3: Final = "0xcA11bde05977b3631167028862bE2a173976CA11"
+ADDRESS_CHARACTERS: Final = 42
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return a question that offers the likeliest known name, or nothing."""
+    spellings = {spelling.lower(): spelling for spelling in sorted(known)}
+    matches = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0.6)
+    return f"; did you mean {spellings[matches[0]]}?" if matches else ""
+
+
+def parse_address(value: object) -> Address:
+    """Read an address in its checksummed or its all-lowercase form.
+
+    Raises: ValueError when it is of another form, miscapitalised or zero.
+    """
+    if isinstance(value, bytes) and len(value) == len(ZERO_ADDRESS):
+        return Address(value)
+    if not isinstance(value, str) or len(value) != ADDRESS_CHARACTERS or not value.startswith("0x"):
+        raise ValueError("must be an address: 0x and 40 hexadecimal digits")
+    try:
+        address = Address(bytes.fromhex(value[2:]))
+    except ValueError:
+        raise ValueError("must be an address: 0x and 40 hexadecimal digits") from None
+    if address == ZERO_ADDRESS:
+        raise ValueError("must not be the zero address")
+    if value not in {value.lower(), to_checksum_address(address)}:
+        raise ValueError("has a wrong EIP-55 checksum: a digit is mistyped; copy the address again from its source")
+    return address
+
+
+AddressField = Annotated[Address, BeforeValidator(parse_address)]
+Label = Annotated[str, Field(strict=True, pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
+Whole = Annotated[int, Field(strict=True)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+
+
+class MarketConfig(_Frozen):
+    """One market: a deployment of a protocol, reachable from its root contract."""
+
+    name: Label
+    protocol: Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    root: AddressField
+    from_block: Annotated[Whole, Field(ge=0, lt=1 << 53)]
+
+
+class ChainFile(_Frozen):
+    """A chain and the markets on it."""
+
+    chain_id: Annotated[Whole, Field(ge=1, lt=1 << 53)]
+    name: Label
+    native_symbol: Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9]{1,16}$")] = "ETH"
+    wrapped_native: AddressField
+    block_time_ms: Annotated[Whole, Field(ge=10, le=3_600_000)]
+    multicall: AddressField = parse_address(MULTICALL3)
+    explorer: Annotated[str, Field(strict=True, pattern=r"^https?://[^\s]{1,200}$")] | None = None
+    markets: tuple[MarketConfig, ...]
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what the operator should look at, one line each."""
+        return self._warnings
+
+    @classmethod
+    def load(cls, name: str, folders: Sequence[Path] = FOLDERS) -> Self:
+        """Find, read and check a chain file, given a path or the name of a file in `folders`.
+
+        Raises: ConfigurationError with every problem of the file.
+        """
+        path = find(name, folders)
+        tree = _read(path)
+        problems = _repetitions(tree)
+        chain = None
+        try:
+            chain = cls.model_validate(tree)
+        except ValidationError as error:
+            problems = [_explain(detail) for detail in error.errors(include_url=False, include_input=False)] + problems
+        if problems or chain is None:
+            raise ConfigurationError(*(f"{path.name}: {problem}" for problem in problems))
+        chain._warnings = tuple(f"{path.name}: {warning}" for warning in _doubts(tree))  # noqa: SLF001 - its own
+        return chain
+
+
+def find(name: str, folders: Sequence[Path] = FOLDERS) -> Path:
+    """Return the chain file that a name or path stands for.
+
+    Raises: ConfigurationError when there is none.
+    """
+    given = Path(name).expanduser() if name.startswith("~/") else Path(name)
+    if os.path.isfile(given):  # noqa: PTH113 - pathlib's raises, with the name, where it is too long
+        return given
+    if "/" in name or name.endswith(".toml"):
+        raise ConfigurationError(
+            "KEEPER_CHAIN: no such file; give a path to a chain file, or the name of one in config/"
+        )
+    for folder in folders:
+        path = folder / f"{name}.toml"
+        if os.path.isfile(path):  # noqa: PTH113 - likewise
+            return path
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.toml")})
+    raise ConfigurationError(
+        f"KEEPER_CHAIN: no chain file of that name{closest(name, known)} (available: {', '.join(known) or 'none'})"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{path.name}: cannot be read: {error.strerror}") from None
+    if len(raw) > MAX_FILE_BYTES:
+        raise ConfigurationError(f"{path.name}: is larger than {MAX_FILE_BYTES} bytes; that is no chain file")
+    try:
+        return tomllib.loads(raw.decode())
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path.name}: is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path.name}: is not valid TOML: {error}") from None
+
+
+def _key_path(location: Iterable[str | int]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+
+
+def _explain(detail: Mapping[str, Any]) -> str:
+    """Put one of pydantic's complaints in one line that names the key and the cure."""
+    *parents, key = detail["loc"]
+    where = _key_path(detail["loc"])
+    if detail["type"] == "missing":
+        return f"{where}: is missing"
+    if detail["type"] == "extra_forbidden":
+        model = MarketConfig if parents else ChainFile
+        return f"{where}: is not a known key{closest(str(key), model.model_fields)}"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message.replace('Input should', 'must').replace('String should', 'must')}"
+
+
+def _addresses(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield every address of a file with its key path, as written."""
+    for key, field in ChainFile.model_fields.items():
+        if field.annotation in get_args(AddressField) and isinstance(tree.get(key), str):
+            yield key, tree[key]
+    for number, market in enumerate(_tables(tree)):
+        if isinstance(market.get("root"), str):
+            yield f"markets[{number}].root", market["root"]
+
+
+def _tables(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    markets = tree.get("markets")
+    return [table if isinstance(table, dict) else {} for table in markets] if isinstance(markets, list) else []
+
+
+def _repetitions(tree: Mapping[str, Any]) -> list[str]:
+    """Report names and addresses that appear twice, whatever else is wrong with the file."""
+    places = defaultdict[tuple[str, str], list[str]](list)
+    for where, address in _addresses(tree):
+        places["address", address.lower()].append(where)
+    for number, market in enumerate(_tables(tree)):
+        if isinstance(market.get("name"), str):
+            places["name", market["name"]].append(f"markets[{number}].name")
+    return [
+        f"{where}: is the same {kind} as {first}; each must be its own"
+        for (kind, _), (first, *others) in places.items()
+        for where in others
+    ]
+
+
+def _doubts(tree: Mapping[str, Any]) -> Iterator[str]:
+    if not tree["markets"]:
+        yield "markets: empty, so there is nothing to watch; add a [[markets]] table"
+    for where, address in _addresses(tree):
+        if address == address.lower() and address != to_checksum_address(address):
+            yield f"{where}: has no checksum, so a mistyped digit would go unnoticed; write it checksummed"

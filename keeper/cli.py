@@ -1,0 +1,258 @@
+"""The command line: reads the configuration, runs one command, turns how it ended into an exit code."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from keeper import demo as demonstration
+from keeper import positions as listing
+from keeper import preflight
+from keeper.app import Keeper, OnProgress, Signals
+from keeper.chain.backfill import Progress as ScanProgress
+from keeper.chainfile import ChainFile
+from keeper.daemon import supervise
+from keeper.errors import ConfigurationError, ExitCode, Fatal, KeeperError
+from keeper.observe import logs
+from keeper.observe.events import Event, emit
+from keeper.settings import Settings, load_configuration
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="keeper",
+    help="Watches lending positions on an EVM chain and liquidates them the moment their health factor falls below 1.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog="Settings are environment variables that begin with KEEPER_: see the README. "
+    "Exit codes: 0 done, 1 crashed, 2 usage, 3 configuration, 4 preflight or unsafe, 5 another instance, 6 storage.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Read what all commands share."""
+    if show_version:
+        typer.echo(version("keeper"))
+        raise typer.Exit
+
+
+@app.command()
+def run() -> None:
+    """Watch and act until asked to stop: SIGTERM drains and exits 0, a second one aborts."""
+    _daemon(is_once=False)
+
+
+@app.command()
+def once() -> None:
+    """Make one pass at the current head, follow what it sent to the end, and exit."""
+    _daemon(is_once=True)
+
+
+@app.command()
+def check(as_json: Json = False) -> None:
+    """Check everything that running needs, one line each, with how to mend it."""
+    settings, chain = _configuration(as_json=as_json)
+    with _quiet(settings, chain):
+        found = _finish(preflight.preflight(settings, chain))
+    if as_json:
+        typer.echo(preflight.as_json(found))
+    else:
+        preflight.show(found, _console(settings))
+    raise typer.Exit(preflight.exit_code(found))
+
+
+@app.command()
+def positions(
+    below: Annotated[str | None, typer.Option(help="Only health factors below this, such as 1.05.")] = None,
+    market: Annotated[str | None, typer.Option(help="Only this market.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many, the riskiest first.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List every tracked position, riskiest first. It works beside a running daemon."""
+    below_wad = _wad(below)
+    settings, chain = _configuration(as_json=False)
+    if market is not None and market not in {each.name for each in chain.markets}:
+        known = ", ".join(each.name for each in chain.markets)
+        raise typer.BadParameter(f"no such market on {chain.name}; there are {known}", param_hint="--market")
+    with _quiet(settings, chain), _progress() as on_progress:
+        found = _finish(listing.read_positions(settings, chain, on_progress))
+    chosen = found.chosen(below_wad=below_wad, market=market, limit=limit)
+    if as_json:
+        typer.echo(listing.as_json(chosen))
+    else:
+        _console(settings).print(listing.as_table(chosen))
+
+
+@app.command()
+def demo(
+    generation: Annotated[str, typer.Option(help="Which genuine Aave v3 to deploy: 3.0 or 3.6.")] = "3.0",
+    accounts: Annotated[int, typer.Option(min=5, max=500, help="How many positions to open.")] = 40,
+    cache_dir: Annotated[Path | None, typer.Option(help="Where the node and the contracts are kept.")] = None,
+    as_json: Json = False,
+) -> None:
+    """See it work: a local chain, the genuine Aave v3, falling prices, and the real daemon in live mode."""
+    if generation not in {"3.0", "3.6"}:
+        raise typer.BadParameter("there are 3.0 and 3.6", param_hint="--generation")
+    request = demonstration.Request(generation=generation, accounts=accounts, cache_dir=cache_dir, as_json=as_json)
+    raise typer.Exit(_finish(demonstration.run(request)))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _daemon(*, is_once: bool) -> NoReturn:
+    """Run the keeper under supervision; standard output is its log."""
+    settings, chain = _configuration(as_json=False)
+    output = logs.configure(
+        level=settings.log_level,
+        format=settings.log_format,
+        mode=settings.mode.value,
+        chain_id=chain.chain_id,
+        secrets=settings.secrets(),
+        colour=not settings.no_color,
+    )
+
+    async def work() -> ExitCode:
+        signals = Signals()
+        emit(Event.KEEPER_STARTING, version=version("keeper"), command="once" if is_once else "run")
+        for problem in (*settings.warnings, *chain.warnings):
+            emit(Event.CONFIG_DOUBTFUL, problem=problem)
+        with _progress() as on_progress:
+            keeper = Keeper(settings, chain, on_progress)
+            code = await supervise(keeper.once(signals.stop) if is_once else keeper.run(signals.stop), _crashed)
+        if code is ExitCode.DONE:
+            emit(Event.KEEPER_STOPPED)
+        return code
+
+    try:
+        code = uvloop.run(work())
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        code = ExitCode.CRASHED
+    finally:
+        output.close()
+    raise typer.Exit(code)
+
+
+def _crashed(error: Exception) -> None:
+    """Tell how the process ends: an error raised on purpose by its words, any other with its traceback."""
+    if isinstance(error, ConfigurationError):
+        for problem in error.problems:
+            emit(Event.CONFIG_INVALID, problem=problem)
+    elif isinstance(error, Fatal):
+        emit(Event.KEEPER_CRASHED, error=str(error), kind=type(error).__name__, exit_code=error.exit_code)
+    else:
+        emit(Event.KEEPER_CRASHED, error=str(error), kind=type(error).__name__, exc_info=error)
+
+
+def _finish(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work; an error raised on purpose is one message on standard error, and its exit code."""
+    try:
+        return asyncio.run(work)
+    except KeeperError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"keeper: {line}", err=True)
+        raise typer.Exit(error.exit_code if isinstance(error, Fatal) else ExitCode.CRASHED) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.CRASHED) from None
+
+
+def _configuration(*, as_json: bool) -> tuple[Settings, ChainFile]:
+    """Load the configuration, or print every problem of it at once and exit."""
+    try:
+        return load_configuration()
+    except ConfigurationError as error:
+        if as_json:
+            found = tuple(preflight.Check("configuration", preflight.Status.FAIL, each) for each in error.problems)
+            typer.echo(preflight.as_json(found))
+        many = len(error.problems)
+        typer.echo(f"keeper: {many} problem{'s' if many > 1 else ''} in the configuration", err=True)
+        for problem in error.problems:
+            typer.echo(f"  {problem}", err=True)
+        raise typer.Exit(ExitCode.CONFIGURATION) from None
+
+
+@contextmanager
+def _quiet(settings: Settings, chain: ChainFile) -> Iterator[None]:
+    """Send warnings of the parts to standard error, so that standard output holds the answer alone."""
+    output = logs.configure(
+        level="warning",
+        format=settings.log_format,
+        mode=settings.mode.value,
+        chain_id=chain.chain_id,
+        secrets=settings.secrets(),
+        stream=sys.stderr,
+        colour=not settings.no_color,
+    )
+    try:
+        yield
+    finally:
+        output.close()
+
+
+@contextmanager
+def _progress() -> Iterator[OnProgress]:
+    """Draw a bar for each market whose logs are read; on anything but a terminal, log now and then instead."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _logged_progress()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("blocks, {task.fields[logs]} logs"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def draw(market: str, progress: ScanProgress) -> None:
+            task = tasks.get(market)
+            if task is None:
+                task = tasks[market] = bars.add_task(f"accounts of {market}", total=len(progress.whole), logs=0)
+            bars.update(task, total=len(progress.whole), completed=len(progress.done), logs=progress.logs)
+
+        yield draw
+
+
+def _logged_progress() -> OnProgress:
+    told: dict[str, int] = {}
+
+    def log(market: str, progress: ScanProgress) -> None:
+        percent = 100 * len(progress.done) // max(1, len(progress.whole))
+        if percent >= told.get(market, -1) + 5 or percent == 100:
+            told[market] = percent
+            emit(Event.INDEX_BACKFILL, market=market, percent=percent, block=progress.done.last, logs=progress.logs)
+
+    return log
+
+
+def _console(settings: Settings) -> Console:
+    """Return standard output: as wide as needed where it is not a terminal, and without colour where asked."""
+    console = Console(no_color=settings.no_color or None)
+    return console if console.is_terminal else Console(width=240, no_color=True)
+
+
+def _wad(text: str | None) -> int | None:
+    """Read a decimal health factor exactly."""
+    if text is None:
+        return None
+    whole, _, part = text.partition(".")
+    if not (whole.isdecimal() and len(whole) < 12 and (part.isdecimal() or not part) and len(part) <= 18):
+        raise typer.BadParameter("a decimal number such as 1.05", param_hint="--below")
+    return int(whole) * 10**18 + int(part.ljust(18, "0") or "0")

@@ -1,0 +1,272 @@
+"""`keeper demo`: a local chain with the genuine Aave v3, positions on it, falling prices, and the real daemon."""
+
+import json
+import secrets
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, cast
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from keeper.devnet.devnet import Devnet, DevnetSpec, cached_devnet
+from keeper.devnet.ledger import Statement, read_balances, read_statement
+from keeper.devnet.market import AaveMarket, AccountData, Generation
+from keeper.devnet.node import AnvilOptions
+from keeper.devnet.packages import default_cache_dir
+from keeper.devnet.process import KeeperProcess, Line, keeper_environment
+from keeper.domain.units import BASE_UNIT, WAD, Wei
+from keeper.errors import ExitCode
+from keeper.execution.signer import Signer, SigningPolicy
+from keeper.text import address_text, amount_text, health_text, usd_text
+
+BLOCK_S: Final = 1
+_FUNDS_USD: Final = 20_000_000
+_SHOWN: Final = 10
+_QUIET_HEADS: Final = 3
+_STEP_LIMIT_S: Final = 20.0
+_MAJORS: Final = ("WETH", "wstETH", "WBTC", "LINK", "CRV")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to show."""
+
+    generation: str
+    accounts: int
+    cache_dir: Path | None
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One move of the majors' prices, in percent of where they began."""
+
+    title: str
+    percent: int
+
+
+STEPS: Final = (Step("prices drop", 84), Step("a partial recovery", 92), Step("a crash", 60))
+
+
+async def run(request: Request) -> ExitCode:
+    """Play the demo; anything but a reconciled run with liquidations is a failure."""
+    started_s = monotonic()
+    console = Console(stderr=request.as_json, highlight=False)
+    console = console if console.is_terminal else Console(stderr=request.as_json, width=140, highlight=False)
+    generation = cast("Generation", request.generation)
+    cache_dir = request.cache_dir or default_cache_dir()
+    spec = DevnetSpec(generations=(generation,), n_positions=request.accounts)
+    console.print(f"[bold]keeper demo[/]: a local chain with the genuine Aave v{generation} contracts, no keys needed")
+
+    def tell(line: str) -> None:
+        console.print(f"  {escape(line)}", style="dim")
+
+    async with cached_devnet(cache_dir, spec, options=AnvilOptions(block_time_s=BLOCK_S), progress=tell) as devnet:
+        with _workplace(devnet.markets[generation], generation) as place:
+            show = _Show(devnet, devnet.markets[generation], place, console)
+            statement = await show.play()
+    prepared = show.summary(statement, monotonic() - started_s)
+    if request.as_json:
+        console.file.flush()
+        print(json.dumps(prepared, indent=2))  # noqa: T201 - the command's answer
+    is_good = bool(statement.liquidations) and not statement.difference() and not statement.reverted
+    return ExitCode.DONE if is_good and show.exit_code == 0 else ExitCode.CRASHED
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A folder for one run, with a fresh key in it."""
+
+    folder: Path
+    chain_file: Path
+    key_file: Path
+    address: str
+
+
+@contextmanager
+def _workplace(market: AaveMarket, generation: str) -> Iterator[_Place]:
+    """Make the folder: a chain file as in `config/`, and a key that nobody has used."""
+    with tempfile.TemporaryDirectory(prefix="keeper-demo-") as name:
+        folder = Path(name)
+        chain_file, key_file = folder / "local.toml", folder / "key"
+        chain_file.write_text(chain_text({f"aave-v{generation}": market}), encoding="utf-8")
+        key = secrets.token_hex(32)
+        key_file.touch(mode=0o600)
+        key_file.write_text(key, encoding="utf-8")
+        signer = Signer.from_hex(key, SigningPolicy(31_337, Wei(0), 0))
+        yield _Place(folder, chain_file, key_file, address_text(signer.address))
+
+
+def chain_text(markets: dict[str, AaveMarket]) -> str:
+    """Write the chain file of a devnet."""
+    first = next(iter(markets.values()))
+    lines = [
+        "chain_id = 31337",
+        'name = "local"',
+        'native_symbol = "ETH"',
+        f'wrapped_native = "{first.reserves["WETH"].token}"',
+        f"block_time_ms = {BLOCK_S * 1_000}",
+    ]
+    for name, market in markets.items():
+        lines += ["[[markets]]", f'name = "{name}"', 'protocol = "aave_v3"', f'root = "{market.provider}"']
+        lines.append(f"from_block = {market.from_block}")
+    return "\n".join(lines) + "\n"
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+class _Show:
+    """One run of the demo."""
+
+    def __init__(self, devnet: Devnet, market: AaveMarket, place: _Place, console: Console) -> None:
+        self._devnet = devnet
+        self._market = market
+        self._place = place
+        self._console = console
+        self._owners = tuple(each.owner for each in next(iter(devnet.positions.values())))
+        self._gas_wei = 0
+        self._profit_base = 0
+        self._skipped: dict[str, str] = {}
+        self.exit_code = -1
+
+    async def play(self) -> Statement:
+        """Start the daemon, move the prices, stop it, and read what the chain says."""
+        chain, market = self._devnet.chain, self._market
+        await self._devnet.fund_keeper(
+            self._place.address, {name: market.spec.reserve(name).amount(_FUNDS_USD) for name in market.reserves}
+        )
+        before = await read_balances(chain, [market], self._place.address)
+        environment = keeper_environment(
+            chain_file=self._place.chain_file,
+            rpc_url=self._devnet.node.http_url,
+            state_dir=self._place.folder / "state",
+            http_port=free_port(),
+            key_file=self._place.key_file,
+            APPROVAL_USD=str(_FUNDS_USD),
+        )
+        keeper = KeeperProcess(environment, self._line)
+        async with keeper:
+            await keeper.ready()
+            self._console.print(f"\n[bold]the daemon watches[/] (live, as {self._place.address})")
+            await self._accounts()
+            start = await market.prices()
+            for step in STEPS:
+                await self._step(keeper, step, start)
+            self.exit_code = await keeper.stop()
+        await chain.set_interval(0)
+        return await read_statement(chain, {"aave": market}, self._place.address, before)
+
+    async def _step(self, keeper: KeeperProcess, step: Step, start: dict[str, int]) -> None:
+        """Move the majors, and wait until the daemon has nothing left to do."""
+        wanted = {name: start[name] * step.percent // 100 for name in _MAJORS if name in start}
+        moves = ", ".join(f"{name} {usd_text(price)}" for name, price in wanted.items())
+        self._console.print(f"\n[bold]{step.title}[/]: {moves}")
+        heads = len(keeper.events("chain.head"))
+        await self._market.set_prices(wanted, mine=False)
+
+        def is_settled(log: KeeperProcess) -> bool:
+            latest = log.events("chain.head")[heads + 1 :][-_QUIET_HEADS:]
+            return len(latest) == _QUIET_HEADS and all(_is_quiet(line) for line in latest)
+
+        await keeper.wait_for(is_settled, _STEP_LIMIT_S)
+        await self._accounts()
+
+    async def _accounts(self) -> None:
+        """Draw the positions by health factor, as the protocol itself values them now."""
+        data = await self._market.accounts_data(self._owners)
+        found = sorted(
+            ((owner, each) for owner, each in zip(self._owners, data, strict=True) if each.debt_base),
+            key=lambda pair: pair[1].health_factor_wad,
+        )
+        self._console.print(_distribution([each for _, each in found]))
+        table = Table(box=box.SIMPLE_HEAD)
+        for name in ("account", "health factor", "collateral", "debt", "why it is left"):
+            table.add_column(name, justify="left" if name in {"account", "why it is left"} else "right")
+        for owner, each in found[:_SHOWN]:
+            style = (
+                "red" if each.health_factor_wad < WAD else "yellow" if each.health_factor_wad < 105 * WAD // 100 else ""
+            )
+            health = health_text(each.health_factor_wad)
+            why = self._skipped.get(owner, "") if each.health_factor_wad < WAD else ""
+            table.add_row(owner, health, usd_text(each.collateral_base), usd_text(each.debt_base), why, style=style)
+        self._console.print(table)
+
+    def _line(self, line: Line) -> None:
+        """Show a liquidation at the moment the daemon reports it, and anything that went wrong."""
+        event = line.get("event")
+        if event == "liquidation.won" and "repaid" in line:
+            gas_wei = int(line["gas_cost_wei"])
+            self._gas_wei += gas_wei
+            self._profit_base += int(line["profit_base"])
+            self._console.print(
+                f"  [green]liquidated[/] {line['account']}  repaid {escape(line['repaid'])}"
+                f"  seized {escape(line['seized'])}  gas {amount_text(gas_wei, 18)} ETH"
+                f"  profit {escape(line['profit'])}"
+            )
+        elif event == "decision.skipped":
+            self._skipped[str(line["account"])] = str(line["reason"])
+        elif line.get("level") in {"warning", "error"}:
+            self._console.print(f"  [yellow]{escape(str(line.get('event')))}[/] {escape(str(line.get('detail', '')))}")
+
+    def summary(self, statement: Statement, seconds: float) -> dict[str, Any]:
+        """Draw the end: what was paid and received per token, and whether it adds up."""
+        symbols = {each.token: (name, each.decimals) for name, each in self._market.reserves.items()}
+        table = Table(box=box.SIMPLE_HEAD, title="what the chain says, token by token", title_justify="left")
+        for name in ("token", "before", "repaid", "seized", "after"):
+            table.add_column(name, justify="left" if name == "token" else "right")
+        for token, (symbol, decimals) in symbols.items():
+            repaid = sum(each.repaid for each in statement.liquidations if each.debt_token == token)
+            seized = sum(each.seized for each in statement.liquidations if each.collateral_token == token)
+            if repaid or seized:
+                row = (statement.before.tokens[token], -repaid, seized, statement.after.tokens[token])
+                table.add_row(symbol, *(amount_text(each, decimals) for each in row))
+        self._console.print()
+        self._console.print(table)
+        difference = statement.difference()
+        verdict = "[green]reconciled to the wei[/]" if not difference else f"[red]does not add up: {difference}[/]"
+        self._console.print(
+            f"{len(statement.liquidations)} liquidations, {statement.transactions} transactions,"
+            f" {statement.reverted} reverted, gas {amount_text(statement.gas_wei, 18)} ETH,"
+            f" profit before gas {usd_text(self._profit_base)}: {verdict} ({seconds:.0f} s)"
+        )
+        return {
+            "liquidations": len(statement.liquidations),
+            "transactions": statement.transactions,
+            "reverted": statement.reverted,
+            "gas_wei": str(statement.gas_wei),
+            "profit_base": str(self._profit_base),
+            "reconciled": not difference,
+            "difference": {symbols.get(token, ("native", 18))[0]: str(each) for token, each in difference.items()},
+            "exit_code": self.exit_code,
+            "seconds": round(seconds, 1),
+        }
+
+
+def _is_quiet(line: Line) -> bool:
+    """Return whether a head left the daemon nothing to send and nothing to wait for."""
+    return not line.get("plans") and "in_flight" not in line.get("skipped", {})
+
+
+def _distribution(accounts: list[AccountData]) -> str:
+    """Count positions by health factor."""
+    bounds = ((WAD, "below 1"), (105 * WAD // 100, "to 1.05"), (125 * WAD // 100, "to 1.25"), (2 * WAD, "to 2"))
+    counts: list[str] = []
+    low = 0
+    for high, name in bounds:
+        counts.append(f"{sum(low <= each.health_factor_wad < high for each in accounts)} {name}")
+        low = high
+    counts.append(f"{sum(each.health_factor_wad >= low for each in accounts)} above")
+    debt = sum(each.debt_base for each in accounts) // BASE_UNIT
+    return f"{len(accounts)} positions, ${debt:,} of debt; health factor: {', '.join(counts)}"

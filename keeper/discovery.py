@@ -1,0 +1,121 @@
+"""Which accounts there are: found in old logs once, kept in the store, and added to as blocks arrive.
+
+Coverage is stored only up to a distance behind the head that no ordinary reorganisation reaches, together with the
+hash of its last block: a restart that finds another hash there looks again from the beginning.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from keeper.chain.ancestry import BlockRange
+from keeper.chain.backfill import Progress, RangeScan
+from keeper.chain.rpc import Rpc
+from keeper.chain.turns import Priority
+from keeper.chain.wire import Answer, head_of, is_null, present
+from keeper.domain.chain import BlockHead, Log
+from keeper.domain.ports import Market
+from keeper.domain.units import Address, BlockHash
+from keeper.store.accounts import Accounts, Cursor
+
+BEHIND_HEAD: Final = 64
+"""How many blocks the stored coverage stays behind the head."""
+SAVE_EVERY: Final = 256
+"""How many blocks of coverage are worth a write of their own while there is no new account."""
+
+
+class Discovery:
+    """Find every market's accounts and remember how far that went."""
+
+    def __init__(self, rpc: Rpc, accounts: Accounts | None, *, is_read_only: bool = False) -> None:
+        """Look through a started pool; without a store, or with one that is only read, nothing is remembered."""
+        self._rpc = rpc
+        self._accounts = accounts
+        self._is_read_only = is_read_only
+        self._unsaved: dict[str, dict[Address, int]] = {}
+        self._saved_to: dict[str, int] = {}
+
+    async def catch_up(
+        self, market: Market, head: BlockHead, on_progress: Callable[[str, Progress], None] | None = None
+    ) -> list[Address]:
+        """Return every account that the market's discovery logs name up to the head.
+
+        Raises: Transient when a range cannot be read; what was scanned before stays stored.
+        """
+        known, first = await self._resume(market)
+        scan = RangeScan(self._rpc, market.reader.discovery_filter)
+        safe_to = head.number - BEHIND_HEAD
+
+        def tell(progress: Progress) -> None:
+            if on_progress is not None:
+                on_progress(market.name, progress)
+
+        for begin, end in ((first, safe_to), (max(first, safe_to + 1), head.number)):
+            if begin > end:
+                continue
+            async for piece, logs in scan.run(BlockRange(begin, end), tell):
+                found = _first_blocks(market, logs)
+                known.update({each: at for each, at in found.items() if each not in known})
+                if end == safe_to:
+                    await self._save(market, piece, found)
+                else:
+                    self._unsaved.setdefault(market.name, {}).update(found)
+        return list(known)
+
+    async def note(self, market: Market, found: Iterable[Address], head: BlockHead, behind: BlockHead | None) -> None:
+        """Store accounts that a pass found, and the coverage up to `behind`, where that is worth a write."""
+        unsaved = self._unsaved.setdefault(market.name, {})
+        for account in found:
+            unsaved.setdefault(account, head.number)
+        first = self._saved_to.get(market.name, market.from_block - 1) + 1
+        if self._accounts is None or self._is_read_only or behind is None or behind.number < first:
+            return
+        if unsaved or behind.number - first >= SAVE_EVERY:
+            cursor = Cursor(market.name, first, behind.number, behind.hash)
+            await self._accounts.save(cursor, unsaved.items())
+            self._saved_to[market.name] = behind.number
+            unsaved.clear()
+
+    async def _resume(self, market: Market) -> tuple[dict[Address, int], int]:
+        """Return the stored accounts and the first block to scan."""
+        if self._accounts is None:
+            return {}, market.from_block
+        cursor = await self._accounts.cursor(market.name)
+        known = await self._accounts.load(market.name)
+        if cursor is None:
+            return known, market.from_block
+        canonical = await self._head(cursor.scanned_to)
+        if cursor.from_block > market.from_block or canonical is None or canonical.hash != cursor.scanned_hash:
+            if not self._is_read_only:
+                await self._accounts.rewind(market.name, -1, _NOWHERE)
+            return known, market.from_block
+        self._saved_to[market.name] = cursor.scanned_to
+        return known, cursor.scanned_to + 1
+
+    async def _save(self, market: Market, piece: BlockRange, found: dict[Address, int]) -> None:
+        if self._accounts is None or self._is_read_only:
+            return
+        last = await self._head(piece.last)
+        if last is not None:
+            await self._accounts.save(Cursor(market.name, piece.first, piece.last, last.hash), found.items())
+            self._saved_to[market.name] = piece.last
+
+    async def _head(self, number: int) -> BlockHead | None:
+        request = ("eth_getBlockByNumber", (hex(number), False))
+        return await self._rpc.ask([request], _head_or_none, priority=Priority.BACKFILL)
+
+
+_NOWHERE: Final = BlockHash(bytes(32))
+
+
+def _first_blocks(market: Market, logs: Sequence[Log]) -> dict[Address, int]:
+    """Return each account that the logs name with the first block that does."""
+    found: dict[Address, int] = {}
+    for log in logs:
+        for account in market.reader.accounts([log]):
+            found.setdefault(account, log.block_number)
+    return found
+
+
+def _head_or_none(answers: Sequence[Answer]) -> BlockHead | None:
+    raw = present(answers[0])
+    return None if is_null(raw) else head_of(raw)

@@ -1,0 +1,127 @@
+"""The only holder of the key. It signs nothing that its policy does not name."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Final, Never, Self
+
+from coincurve import PrivateKey
+from eth_account import Account
+from eth_hash.auto import keccak
+
+from keeper.domain.units import Address, TxHash, Wei
+from keeper.errors import ConfigurationError, Unsafe
+from keeper.execution.envelope import Transaction, signed_bytes, unsigned_bytes
+
+APPROVE: Final = bytes.fromhex("095ea7b3")
+_ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+_BAD_KEY: Final = "the private key must be 32 bytes in hexadecimal, inside the curve's order"
+_BAD_KEYSTORE: Final = "the keystore cannot be opened: the password is wrong or the file is damaged"
+
+
+class PolicyRefused(Unsafe):
+    """Something asked for a signature that the policy forbids. Nothing was signed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SigningPolicy:
+    """What may be signed: calls by target and selector, allowances by token and spender, and never any value.
+
+    A transfer of nothing to oneself with no data is always allowed: it cancels.
+    """
+
+    chain_id: int
+    max_fee_wei: Wei
+    max_gas_limit: int
+    calls: frozenset[tuple[Address, bytes]] = frozenset()
+    approvals: frozenset[tuple[Address, Address]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A transaction's bytes and its hash."""
+
+    raw: bytes = field(repr=False)
+    tx_hash: TxHash
+
+
+class Signer:
+    """Signs for one address. It cannot be printed, copied or pickled into giving the key away."""
+
+    __slots__ = ("_key", "address", "policy")
+
+    def __init__(self, key: PrivateKey, policy: SigningPolicy) -> None:
+        """Hold the key; use `from_hex` or `from_keystore` to make one."""
+        self._key = key
+        self.policy = policy
+        self.address = Address(keccak(key.public_key.format(compressed=False)[1:])[-20:])
+
+    @classmethod
+    def from_hex(cls, secret: str, policy: SigningPolicy) -> Self:
+        """Read a raw key.
+
+        Raises: ConfigurationError, with a constant message.
+        """
+        try:
+            key = bytes.fromhex(secret.strip().removeprefix("0x"))
+        except ValueError:
+            raise ConfigurationError(_BAD_KEY) from None
+        if len(key) != 32 or not 0 < int.from_bytes(key) < _ORDER:
+            raise ConfigurationError(_BAD_KEY)
+        return cls(PrivateKey(key), policy)
+
+    @classmethod
+    def from_keystore(cls, document: str, password: str, policy: SigningPolicy) -> Self:
+        """Open an Ethereum keystore (version 3). Slow on purpose: call it once, before the loop starts.
+
+        Raises: ConfigurationError, with a constant message.
+        """
+        try:
+            key = bytes(Account.decrypt(json.loads(document), password))
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
+            raise ConfigurationError(_BAD_KEYSTORE) from None
+        return cls(PrivateKey(key), policy)
+
+    def sign(self, transaction: Transaction) -> Signed:
+        """Sign an EIP-1559 transaction that the policy allows.
+
+        Raises: PolicyRefused.
+        """
+        refusal = self.refusal(transaction)
+        if refusal is not None:
+            raise PolicyRefused(f"refused to sign: {refusal}")
+        signature = self._key.sign_recoverable(keccak(unsigned_bytes(transaction)), hasher=None)
+        raw = signed_bytes(
+            transaction,
+            parity=signature[64],
+            r=int.from_bytes(signature[:32]),
+            s=int.from_bytes(signature[32:64]),
+        )
+        return Signed(raw, TxHash(keccak(raw)))
+
+    def refusal(self, transaction: Transaction) -> str | None:
+        """Say why a transaction must not be signed, or None."""
+        policy = self.policy
+        if transaction.chain_id != policy.chain_id or policy.chain_id <= 0:
+            return f"chain {transaction.chain_id} is not {policy.chain_id}"
+        if transaction.value_wei != 0:
+            return "it sends value"
+        if transaction.max_fee_wei > policy.max_fee_wei:
+            return f"a fee of {transaction.max_fee_wei} wei is above the cap of {policy.max_fee_wei}"
+        if not 0 <= transaction.tip_wei <= transaction.max_fee_wei:
+            return "the tip is above the fee"
+        if transaction.gas_limit > policy.max_gas_limit:
+            return f"a gas limit of {transaction.gas_limit} is above the cap of {policy.max_gas_limit}"
+        return None if self._is_allowed(transaction.to, transaction.data) else f"the call to 0x{transaction.to.hex()}"
+
+    def _is_allowed(self, to: Address, data: bytes) -> bool:
+        if to == self.address:
+            return not data
+        if data[:4] == APPROVE:
+            return len(data) == 68 and (to, Address(data[16:36])) in self.policy.approvals and not any(data[4:16])
+        return len(data) >= 4 and (to, data[:4]) in self.policy.calls
+
+    def __repr__(self) -> str:
+        return f"Signer(0x{self.address.hex()})"
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a signer cannot be copied or pickled")

@@ -1,0 +1,213 @@
+"""Following what is in flight: mined, un-mined by a reorg, used up by others, and in the end final."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from keeper.chain.transactions import Standing
+from keeper.domain.chain import BlockHead, Receipt
+from keeper.domain.outcome import Reason, Result
+from keeper.domain.plan import Outcome
+from keeper.domain.ports import Market, Taken
+from keeper.domain.position import PositionKey
+from keeper.domain.units import BlockHash, TxHash
+from keeper.errors import Stale, Transient
+from keeper.execution.lane import Lane, Slot
+from keeper.execution.policy import SenderPolicy
+from keeper.execution.ports import Network, Observer
+from keeper.execution.settle import Phase, attempt_of, closed, foreign, is_final, look, mined, outcome, unmined
+from keeper.execution.simulate import Simulator
+from keeper.store.journal import Journal
+from keeper.store.records import AttemptKind, Changes, Ending, Entry
+
+_BLOCKS_KEPT = 256
+
+Event = tuple[str, Mapping[str, object]]
+
+
+@dataclass(slots=True)
+class _Change:
+    """What one head changes about one nonce: committed first, then applied and told."""
+
+    slot: Slot
+    entry: Entry
+    events: list[Event] = field(default_factory=list)
+    outcome: Outcome | None = None
+    is_over: bool = False
+
+
+class Watch:
+    """Reads receipts and writes outcomes. It sends nothing."""
+
+    def __init__(
+        self,
+        *,
+        lane: Lane,
+        journal: Journal,
+        network: Network,
+        simulator: Simulator,
+        markets: Mapping[str, Market],
+        policy: SenderPolicy,
+        observer: Observer,
+    ) -> None:
+        """Follow `lane`."""
+        self._lane = lane
+        self._journal = journal
+        self._network = network
+        self._simulator = simulator
+        self._markets = markets
+        self._policy = policy
+        self._observer = observer
+        self._blocks: dict[int, BlockHash] = {}
+        self._rivals: dict[PositionKey, Taken] = {}
+
+    def remember(self, head: BlockHead, taken: Iterable[Taken]) -> None:
+        """Take a head into our chain of hashes, and note who else took what we are after."""
+        if self._blocks.get(head.number - 1, head.parent_hash) != head.parent_hash:
+            self._blocks.clear()
+        self._blocks = {
+            number: known for number, known in self._blocks.items() if head.number - _BLOCKS_KEPT < number < head.number
+        }
+        self._blocks[head.number - 1] = head.parent_hash
+        self._blocks[head.number] = head.hash
+        slots = {slot.key: slot for slot in self._lane.ordered}
+        self._rivals = {key: rival for key, rival in self._rivals.items() if key in slots}
+        for each in taken:
+            slot = slots.get(each.key)
+            if slot is not None and each.liquidator != self._lane.sender:
+                self._rivals.setdefault(each.key, each)
+                slot.is_suspect = True
+
+    async def standing(self) -> Standing:
+        """Ask for the receipts of every attempt in flight, and take the chain's nonce.
+
+        Raises: Transient.
+        """
+        hashes = [attempt.tx_hash for slot in self._lane.ordered for attempt in slot.entry.attempts]
+        standing = await self._network.standing(self._lane.sender, hashes)
+        strangers = self._lane.observe(standing.nonce)
+        if strangers:
+            self._observer.event("tx.foreign_nonce", nonce=strangers[0], last_nonce=strangers[-1])
+        return standing
+
+    async def settle(self, head: BlockHead, standing: Standing) -> Sequence[Outcome]:
+        """Move every nonce to where the chain says it is, and return the plans that ended.
+
+        Raises: StoreFailed, with nothing changed; Transient.
+        """
+        changes = []
+        for slot in self._lane.ordered:
+            change = await self._look(slot, standing, head)
+            if change is not None:
+                changes.append(change)
+        if not changes:
+            return ()
+        endings = [Ending(change.entry.intent.id, change.outcome) for change in changes if change.outcome is not None]
+        await self._journal.commit(Changes(tuple(change.entry for change in changes), tuple(endings)))
+        for change in changes:
+            self._apply(change, head)
+        return [ending.outcome for ending in endings]
+
+    async def _look(self, slot: Slot, standing: Standing, head: BlockHead) -> _Change | None:
+        intent = slot.entry.intent
+        found = look(slot, standing, self._blocks)
+        before = intent.inclusion
+        change = _Change(slot, slot.entry)
+        if found.phase is not Phase.USED:
+            slot.used_heads = 0
+        if found.phase is Phase.PENDING:
+            if before is None:
+                return None
+            change.entry = replace(slot.entry, intent=unmined(intent))
+            change.events.append(("tx.reorged", self._named(slot, before.tx_hash)))
+            return change
+        if found.receipt is not None:
+            now = mined(intent, found.receipt)
+            if before is not None and before != now.inclusion:
+                change.events.append(("tx.reorged", self._named(slot, before.tx_hash)))
+            if before != now.inclusion:
+                change.entry = replace(slot.entry, intent=now)
+                change.events.append(self._mined_event(slot, found.receipt))
+        elif before is None or before.tx_hash is not None:
+            slot.used_heads += 1
+            if slot.used_heads < self._policy.foreign_after_heads:
+                return None
+            change.entry = replace(slot.entry, intent=foreign(intent, head))
+            change.events.append(("tx.foreign_nonce", await self._stranger(slot)))
+        return await self._conclude(change, found.receipt, head)
+
+    async def _conclude(self, change: _Change, receipt: Receipt | None, head: BlockHead) -> _Change | None:
+        """End a nonce that is deep enough; None when nothing changed."""
+        inclusion = change.entry.intent.inclusion
+        if inclusion is None or not is_final(inclusion, head, self._policy.confirmations):
+            return change if change.events else None
+        taken: Sequence[Taken] = ()
+        revert = None
+        opportunity = change.entry.intent.opportunity
+        if opportunity is not None and receipt is not None:
+            reader = self._markets[opportunity.key.market].reader
+            taken = [each for each in reader.liquidations(receipt.logs) if each.key == opportunity.key]
+            if not receipt.succeeded:
+                revert = await self._why(change.entry, receipt)
+        rival = self._rivals.get(opportunity.key) if opportunity else None
+        change.outcome = outcome(change.entry, receipt, taken, rival, revert)
+        change.entry = closed(change.entry)
+        change.is_over = True
+        change.events.append(("tx.finalized", self._named(change.slot, inclusion.tx_hash)))
+        if change.outcome is not None and change.outcome.result in {Result.WON, Result.LOST}:
+            fields = {"plan_id": change.outcome.plan_id, "detail": change.outcome.detail}
+            change.events.append((f"liquidation.{change.outcome.result.value}", fields))
+        return change
+
+    async def _why(self, entry: Entry, receipt: Receipt) -> tuple[Reason, str] | None:
+        """Run a reverted call again on the state of its block; None when it works there."""
+        key = entry.intent.opportunity.key if entry.intent.opportunity else None
+        try:
+            again = await self._network.call(entry.intent.call, sender=self._lane.sender, block_hash=receipt.block_hash)
+        except (Transient, Stale):
+            return Reason.REVERTED, "the state of its block is not available any more"
+        return None if again.ok else self._simulator.explain(key, again.data)
+
+    async def _stranger(self, slot: Slot) -> Mapping[str, object]:
+        """Tell whether a nonce that is not ours any more was used by something that we had signed and given up."""
+        entries = await self._journal.entries_at(slot.nonce)
+        given_up = [
+            attempt.tx_hash
+            for entry in entries
+            if entry.intent.id != slot.entry.intent.id
+            for attempt in entry.attempts
+        ]
+        if given_up:
+            standing = await self._network.standing(self._lane.sender, given_up)
+            for tx_hash in standing.receipts:
+                return {**self._named(slot, tx_hash), "is_ours": True}
+        return {**self._named(slot, None), "is_ours": False}
+
+    def _apply(self, change: _Change, head: BlockHead) -> None:
+        slot, now = change.slot, change.entry.intent.inclusion
+        slot.entry = change.entry
+        if now is None:
+            slot.is_suspect, slot.sent_block, slot.waiting_block = True, -1, head.number
+        for name, fields in change.events:
+            self._observer.event(name, **fields)
+            if name.startswith("tx."):
+                self._observer.transaction(name.removeprefix("tx."))
+        if change.is_over and now is not None:
+            del self._lane.slots[slot.nonce]
+            self._observer.gas_spent(now.gas_cost_wei)
+            self._observer.inclusion(now.block - change.entry.attempts[0].first_block)
+
+    def _mined_event(self, slot: Slot, receipt: Receipt) -> Event:
+        if attempt_of(slot.entry, receipt.tx_hash).kind is AttemptKind.CANCEL:
+            name = "tx.cancelled"
+        else:
+            name = "tx.mined" if receipt.succeeded else "tx.reverted"
+        fields = self._named(slot, receipt.tx_hash)
+        return name, {**fields, "block": receipt.block_number, "gas_used": receipt.gas_used}
+
+    def _named(self, slot: Slot, tx_hash: TxHash | None) -> Mapping[str, object]:
+        return {
+            "intent_id": slot.entry.intent.id,
+            "plan_id": slot.entry.intent.plan_id,
+            "nonce": slot.nonce,
+            "tx_hash": f"0x{tx_hash.hex()}" if tx_hash else None,
+        }

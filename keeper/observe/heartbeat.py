@@ -1,0 +1,17 @@
+"""The heartbeat: shows that the event loop turns, and how late."""
+
+import asyncio
+from collections.abc import Callable
+from typing import NoReturn
+
+from keeper.domain.ports import Clock
+from keeper.observe.health import Health
+
+
+async def beat(health: Health, *, clock: Clock, lag: Callable[[float], object], interval_s: float = 1.0) -> NoReturn:
+    """Beat for ever, reporting by how many seconds the loop was late each time."""
+    while True:
+        health.beat()
+        before_s = clock.monotonic_s()
+        await asyncio.sleep(interval_s)
+        lag(max(0.0, clock.monotonic_s() - before_s - interval_s))

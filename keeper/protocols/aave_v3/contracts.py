@@ -1,0 +1,338 @@
+"""What Aave v3 has on chain: functions, events and errors as bytes, and the state that a decision needs.
+
+Source: aave/aave-v3-core 1.19.3; aave-dao/aave-v3-origin v3.1.0 to v3.7.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from eth_utils.crypto import keccak
+
+from keeper.domain.chain import BlockHead, Log, ViewCall, ViewResult
+from keeper.domain.outcome import Reason
+from keeper.domain.position import Token
+from keeper.domain.units import Address, Base, TokenAmount
+from keeper.errors import Invalid, Transient
+
+WORD: Final = 32
+UINT128: Final = 2**128
+
+
+def selector(signature: str) -> bytes:
+    """Return the first four bytes of a signature's hash: how a function or an error is named in calldata."""
+    return keccak(text=signature)[:4]
+
+
+def topic(signature: str) -> bytes:
+    """Return a signature's hash: an event's first topic."""
+    return keccak(text=signature)
+
+
+def address_word(address: Address) -> bytes:
+    """Encode an address as an argument."""
+    return address.rjust(WORD, b"\0")
+
+
+def number_word(number: int) -> bytes:
+    """Encode a non-negative number as an argument."""
+    return number.to_bytes(WORD, "big")
+
+
+def view(to: Address, function: bytes, *arguments: bytes) -> ViewCall:
+    """Return a read-only call with encoded arguments."""
+    return ViewCall(to, function + b"".join(arguments))
+
+
+# PoolAddressesProvider
+GET_POOL: Final = selector("getPool()")
+GET_CONFIGURATOR: Final = selector("getPoolConfigurator()")
+GET_ORACLE: Final = selector("getPriceOracle()")
+GET_SENTINEL: Final = selector("getPriceOracleSentinel()")
+# Pool
+POOL_REVISION: Final = selector("POOL_REVISION()")
+ADDRESSES_PROVIDER: Final = selector("ADDRESSES_PROVIDER()")
+GET_RESERVES: Final = selector("getReservesList()")
+GET_RESERVE: Final = selector("getReserveData(address)")
+GET_GRACE_PERIOD: Final = selector("getLiquidationGracePeriod(address)")
+GET_CATEGORY_LEGACY: Final = selector("getEModeCategoryData(uint8)")  # to 3.1
+GET_CATEGORY: Final = selector("getEModeCategoryCollateralConfig(uint8)")  # from 3.2
+GET_CATEGORY_BITMAP: Final = selector("getEModeCategoryCollateralBitmap(uint8)")  # from 3.2
+GET_USER_BITMAP: Final = selector("getUserConfiguration(address)")
+GET_USER_CATEGORY: Final = selector("getUserEMode(address)")
+GET_USER_HEALTH: Final = selector("getUserAccountData(address)")
+LIQUIDATION_CALL: Final = selector("liquidationCall(address,address,address,uint256,bool)")
+# AaveOracle and PriceOracleSentinel
+BASE_CURRENCY: Final = selector("BASE_CURRENCY()")
+BASE_CURRENCY_UNIT: Final = selector("BASE_CURRENCY_UNIT()")
+GET_PRICE: Final = selector("getAssetPrice(address)")
+IS_LIQUIDATION_ALLOWED: Final = selector("isLiquidationAllowed()")
+# tokens
+SYMBOL: Final = selector("symbol()")
+SCALED_BALANCE: Final = selector("scaledBalanceOf(address)")
+STABLE_PRINCIPAL: Final = selector("principalBalanceOf(address)")
+STABLE_RATE: Final = selector("getUserStableRate(address)")
+STABLE_UPDATED: Final = selector("getUserLastUpdated(address)")
+
+# ReserveData, in words, and the packed configuration in its first, in bits (offset, width)
+RESERVE_WORDS: Final = 15
+(CONFIGURATION, LIQUIDITY_INDEX, LIQUIDITY_RATE, BORROW_INDEX, BORROW_RATE, _, UPDATED, ID, A_TOKEN, STABLE_TOKEN,
+ VARIABLE_TOKEN) = range(11)  # fmt: skip
+THRESHOLD_BITS: Final = (16, 16)
+BONUS_BITS: Final = (32, 16)
+DECIMALS_BITS: Final = (48, 8)
+ACTIVE_BITS: Final = (56, 1)
+PAUSED_BITS: Final = (60, 1)
+FEE_BITS: Final = (152, 16)
+CATEGORY_BITS: Final = (168, 8)  # to 3.1
+MAX_RESERVES: Final = 128
+MAX_DECIMALS: Final = 36
+MAX_CATEGORY: Final = 255
+
+BORROW: Final = topic("Borrow(address,address,address,uint256,uint8,uint256,uint16)")
+LIQUIDATION: Final = topic("LiquidationCall(address,address,address,uint256,uint256,address,bool)")
+
+# Which topics of an event name accounts whose state it changed.
+POOL_ACCOUNTS: Final = {
+    BORROW: (2,),
+    LIQUIDATION: (3,),
+    topic("Repay(address,address,address,uint256,bool)"): (2,),
+    topic("UserEModeSet(address,uint8)"): (1,),
+    topic("ReserveUsedAsCollateralEnabled(address,address)"): (2,),
+    topic("ReserveUsedAsCollateralDisabled(address,address)"): (2,),
+    topic("SwapBorrowRateMode(address,address,uint8)"): (2,),
+    topic("RebalanceStableBorrowRate(address,address)"): (2,),
+}
+TOKEN_ACCOUNTS: Final = {
+    topic("Mint(address,address,uint256,uint256,uint256)"): (2,),
+    topic("Burn(address,address,uint256,uint256,uint256)"): (1,),
+    topic("BalanceTransfer(address,address,uint256,uint256)"): (1, 2),
+    # the stable debt token's own
+    topic("Mint(address,address,uint256,uint256,uint256,uint256,uint256,uint256)"): (2,),
+    topic("Burn(address,uint256,uint256,uint256,uint256,uint256)"): (1,),
+}
+MARKET_EVENTS: Final = frozenset(
+    map(
+        topic,
+        (
+            "Upgraded(address)",
+            # PoolAddressesProvider
+            "PoolUpdated(address,address)",
+            "PoolConfiguratorUpdated(address,address)",
+            "PriceOracleUpdated(address,address)",
+            "PriceOracleSentinelUpdated(address,address)",
+            # AaveOracle
+            "AssetSourceUpdated(address,address)",
+            "BaseCurrencySet(address,uint256)",
+            "FallbackOracleUpdated(address)",
+            # PoolConfigurator
+            "ReserveInitialized(address,address,address,address,address)",
+            "ReserveDropped(address)",
+            "ReserveActive(address,bool)",
+            "ReservePaused(address,bool)",
+            "CollateralConfigurationChanged(address,uint256,uint256,uint256)",
+            "LiquidationProtocolFeeChanged(address,uint256,uint256)",
+            "LiquidationGracePeriodChanged(address,uint40)",
+            "LiquidationGracePeriodDisabled(address)",
+            "EModeCategoryAdded(uint8,uint256,uint256,uint256,address,string)",
+            "EModeAssetCategoryChanged(address,uint8,uint8)",
+            "AssetCollateralInEModeChanged(address,uint8,bool)",
+            "ATokenUpgraded(address,address,address)",
+            "StableDebtTokenUpgraded(address,address,address)",
+            "VariableDebtTokenUpgraded(address,address,address)",
+        ),
+    )
+)
+
+_ERRORS: Final = (  # the string up to 3.3, the custom error from 3.4
+    ("24", "InvalidMintAmount", Reason.REVERTED),
+    ("25", "InvalidBurnAmount", Reason.DUST_RULE),
+    ("26", "InvalidAmount", Reason.REVERTED),
+    ("27", "ReserveInactive", Reason.PAUSED),
+    ("29", "ReservePaused", Reason.PAUSED),
+    ("45", "HealthFactorNotBelowThreshold", Reason.NOT_LIQUIDATABLE),
+    ("46", "CollateralCannotBeLiquidated", Reason.NO_COLLATERAL),
+    ("47", "SpecifiedCurrencyNotBorrowedByUser", Reason.NOT_LIQUIDATABLE),
+    ("59", "PriceOracleSentinelCheckFailed", Reason.SENTINEL),
+    ("97", "LiquidationGraceSentinelCheckFailed", Reason.GRACE_PERIOD),
+    ("103", "MustNotLeaveDust", Reason.DUST_RULE),
+    ("", "SelfLiquidation", Reason.SELF_LIQUIDATION),
+)
+STRING_ERRORS: Final = {number: (reason, name) for number, name, reason in _ERRORS if number}
+CUSTOM_ERRORS: Final = {
+    **{selector(f"{name}()"): (reason, name) for _, name, reason in _ERRORS},
+    # what tokens say (ERC-6093, then common words)
+    selector("ERC20InsufficientBalance(address,uint256,uint256)"): (
+        Reason.INSUFFICIENT_INVENTORY,
+        "ERC20InsufficientBalance",
+    ),
+    selector("ERC20InsufficientAllowance(address,uint256,uint256)"): (
+        Reason.INSUFFICIENT_INVENTORY,
+        "ERC20InsufficientAllowance",
+    ),
+    selector("ERC20InvalidReceiver(address)"): (Reason.TOKEN_BLOCKED, "ERC20InvalidReceiver"),
+    selector("ERC20InvalidSender(address)"): (Reason.TOKEN_BLOCKED, "ERC20InvalidSender"),
+    selector("EnforcedPause()"): (Reason.TOKEN_BLOCKED, "EnforcedPause"),
+}
+TOKEN_PHRASES: Final = {
+    "exceeds balance": Reason.INSUFFICIENT_INVENTORY,
+    "insufficient balance": Reason.INSUFFICIENT_INVENTORY,
+    "insufficient-balance": Reason.INSUFFICIENT_INVENTORY,
+    "allowance": Reason.INSUFFICIENT_INVENTORY,
+    "blacklist": Reason.TOKEN_BLOCKED,
+    "blocklist": Reason.TOKEN_BLOCKED,
+    "denylist": Reason.TOKEN_BLOCKED,
+    "sanction": Reason.TOKEN_BLOCKED,
+    "paused": Reason.TOKEN_BLOCKED,
+}
+ERROR_STRING: Final = selector("Error(string)")
+PANIC: Final = selector("Panic(uint256)")
+PANICS: Final = {0x01: "assertion", 0x11: "overflow", 0x12: "division by zero", 0x32: "index out of range"}
+
+
+class Unreadable(Transient):
+    """A contract did not answer as Aave's do."""
+
+
+def words(result: ViewResult, count: int, what: str) -> list[int]:
+    """Return the first words of an answer."""
+    data = result.data
+    if not result.ok or len(data) < count * WORD:
+        raise Unreadable(f"{what} cannot be read")
+    return [int.from_bytes(data[at : at + WORD], "big") for at in range(0, count * WORD, WORD)]
+
+
+def number(result: ViewResult, what: str) -> int:
+    """Return an answer's first word."""
+    return words(result, 1, what)[0]
+
+
+def array(result: ViewResult, what: str) -> list[int]:
+    """Return a dynamic array of at most as many words as there can be reserves."""
+    count = within(words(result, 2, what)[1], 0, MAX_RESERVES + 1, what)
+    return words(result, 2 + count, what)[2:]
+
+
+def within(value: int, low: int, end: int, what: str) -> int:
+    """Return a value that a contract could hold.
+
+    Raises: Invalid.
+    """
+    if not low <= value < end:
+        raise Invalid(f"{what} says {value}, which no Aave contract could")
+    return value
+
+
+def address(word: int) -> Address:
+    """Return an address from a word."""
+    return Address(within(word, 0, 2**160, "an address").to_bytes(20, "big"))
+
+
+def bits(packed: int, place: tuple[int, int]) -> int:
+    """Return some bits of a word."""
+    offset, width = place
+    return packed >> offset & (1 << width) - 1
+
+
+def named(log: Log, places: Sequence[int]) -> list[Address]:
+    """Return the addresses that an event names in its topics."""
+    if places and len(log.topics) <= max(places):
+        raise Invalid(f"a log in block {log.block_number} lacks a topic")
+    return [address(int.from_bytes(log.topics[place], "big")) for place in places]
+
+
+def price(result: ViewResult) -> Base | None:
+    """Return a price, or None where the oracle reverts or says nothing that could be one."""
+    said = int.from_bytes(result.data, "big") if result.ok and len(result.data) == WORD else 0
+    return Base(said) if 0 < said < UINT128 else None
+
+
+def symbol(result: ViewResult, token: Address) -> str:
+    """Return a token's symbol, text or bytes32, as printable ASCII, or a label made of its address."""
+    data = result.data if result.ok else b""
+    length = int.from_bytes(data[WORD : 2 * WORD], "big")
+    raw = data.rstrip(b"\0") if len(data) == WORD else data[2 * WORD : 2 * WORD + length]
+    is_plain = 0 < len(raw) <= WORD and all(0x21 <= byte <= 0x7E for byte in raw)
+    return raw[:16].decode() if is_plain else f"0x{token[:2].hex()}..{token[-2:].hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """A listed token at one block."""
+
+    id: int
+    token: Token
+    unit: int
+    price_base: Base | None
+    threshold_bps: int
+    bonus_bps: int
+    fee_bps: int
+    is_active: bool
+    is_paused: bool
+    grace_until_s: int
+    liquidity_index_ray: int
+    liquidity_rate_ray: int
+    borrow_index_ray: int
+    borrow_rate_ray: int
+    updated_s: int
+
+    def value_base(self, amount: int) -> Base | None:
+        """Value an amount, rounding down, or return None without a price."""
+        return None if self.price_base is None else Base(amount * self.price_base // self.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """An eMode category: its collateral as bits by reserve id and, up to 3.1, perhaps a price of its own."""
+
+    threshold_bps: int
+    bonus_bps: int
+    collateral_bits: int
+    has_own_price: bool = False
+    price_base: Base | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AaveSnapshot:
+    """The market at one block; a reserve or category that is not here does not exist on chain either."""
+
+    market: str
+    head: BlockHead
+    revision: int
+    spender: Address
+    reserves: Mapping[int, Reserve]
+    categories: Mapping[int, Category]
+    is_liquidation_allowed: bool
+    native_price_base: Base | None
+    inventory_tokens: Mapping[Address, Token]
+
+    def value_base(self, token: Address, amount: TokenAmount) -> Base | None:
+        """Value an amount of a listed token, rounding down, or return None without a price."""
+        found = next((each for each in self.reserves.values() if each.token.address == token), None)
+        return None if found is None else found.value_base(amount)
+
+
+@dataclass(frozen=True, slots=True)
+class StableDebt:
+    """A debt at the account's own rate (up to 3.1)."""
+
+    reserve_id: int
+    principal: int
+    rate_ray: int
+    updated_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class AavePosition:
+    """An account's flagged collateral and its debt, as scaled amounts by reserve id, and its eMode category."""
+
+    account: Address
+    category: int
+    collateral: tuple[tuple[int, int], ...]
+    debt: tuple[tuple[int, int], ...]
+    stable_debt: tuple[StableDebt, ...] = ()
+
+    @property
+    def has_debt(self) -> bool:
+        """Return whether it owes anything."""
+        return any(scaled for _, scaled in self.debt) or bool(self.stable_debt)

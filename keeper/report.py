@@ -1,0 +1,321 @@
+"""Tells and keeps what happened: log lines, metrics, health, the decision ledger. It decides nothing."""
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from keeper.discovery import BEHIND_HEAD, Discovery
+from keeper.domain.chain import BlockHead
+from keeper.domain.fixed import div_up
+from keeper.domain.outcome import Decision, Reason, Result
+from keeper.domain.plan import DecisionRecord, Outcome
+from keeper.domain.position import PositionKey
+from keeper.domain.units import BASE_UNIT, Base, Wei
+from keeper.errors import Invalid, Stale
+from keeper.observe.events import Event, emit
+from keeper.observe.health import Health
+from keeper.observe.metrics import Metrics
+from keeper.scanner import MarketPass, Pass
+from keeper.store.decisions import Decisions
+from keeper.store.faults import StoreFailed
+from keeper.text import amount_text, health_text, usd_text
+
+_FLUSH_EVERY: Final = 32
+_KEEP_BLOCKS: Final = 500_000
+
+
+@dataclass(slots=True)
+class _Sheet:
+    """The decisions of one head, complete once every plan that it sent has its own."""
+
+    head: int
+    records: list[DecisionRecord]
+    missing: int
+
+
+@dataclass(slots=True)
+class Account:
+    """What happened since the start, for summaries."""
+
+    won: int = 0
+    profit_base: int = 0
+    gas_wei: int = 0
+    results: dict[Result, int] = field(default_factory=dict)
+
+
+class Reporter:
+    """Implement `daemon.Report`."""
+
+    def __init__(
+        self,
+        *,
+        metrics: Metrics,
+        health: Health,
+        decisions: Decisions,
+        discovery: Discovery,
+        ancestor: Callable[[int], BlockHead | None],
+        healthy_endpoints: Callable[[], int],
+        requests: Callable[[], int],
+        low_balance_wei: Wei,
+        on_layout: Callable[[], None],
+    ) -> None:
+        """Take the places to tell. `on_layout` is called when a market's contracts may have changed."""
+        self._metrics = metrics
+        self._health = health
+        self._decisions = decisions
+        self._discovery = discovery
+        self._ancestor = ancestor
+        self._healthy_endpoints = healthy_endpoints
+        self._requests = requests
+        self._low_balance_wei = low_balance_wei
+        self._on_layout = on_layout
+        self._sheets: deque[_Sheet] = deque()
+        self._standing: dict[PositionKey, tuple[Decision, Reason | None]] = {}
+        self._liquidatable: set[PositionKey] = set()
+        self._is_low = False
+        self._heads = 0
+        self._requests_before = 0
+        self.account = Account()
+
+    async def passed(self, done: Pass) -> None:
+        """Take a finished pass: one canonical line, the numbers, and what is to be kept."""
+        self._health.head(done.head.number, done.head.timestamp_s)
+        self._metrics.head(done.head.number, done.head.timestamp_s)
+        self._health.endpoints(self._healthy_endpoints())
+        if not done.invalid:
+            self._health.evaluated()
+        for name, problem in done.invalid.items():
+            emit(Event.KEEPER_DEGRADED, reason="market_invalid", market=name, detail=problem, block=done.head.number)
+        for stage, seconds in done.stages_s.items():
+            self._metrics.scan_seconds.at(stage=stage).observe(seconds)
+        for market in done.markets:
+            self._market(market, done.head)
+        self._metrics.quarantined.set(done.quarantined)
+        self._funds(done)
+        self._crossings(done)
+        self._head_line(done)
+        waiting = len(done.planned.batch.plans) if done.planned.batch else 0
+        self._sheets.append(_Sheet(done.head.number, list(done.planned.decisions), waiting))
+        for record in done.planned.decisions:
+            self._decision(record)
+        await self._keep(done)
+
+    async def decided(self, decisions: Sequence[DecisionRecord]) -> None:
+        """Take the decisions that the sender made of plans."""
+        for record in decisions:
+            self._decision(record)
+            for sheet in self._sheets:
+                if sheet.head == record.block and sheet.missing:
+                    sheet.records.append(record)
+                    sheet.missing -= 1
+                    break
+        self._close_sheets()
+
+    async def ended(self, outcomes: Sequence[Outcome]) -> None:
+        """Take outcomes."""
+        for outcome in outcomes:
+            self.account.results[outcome.result] = self.account.results.get(outcome.result, 0) + 1
+            self.account.gas_wei += outcome.gas_cost_wei
+            won = outcome.result is Result.WON
+            emit(Event.LIQUIDATION_WON if won else Event.LIQUIDATION_LOST, **self._outcome_fields(outcome))
+
+    def failed(self, head: BlockHead, error: Exception) -> None:
+        """Take a pass or a submission that could not be finished."""
+        self._health.endpoints(self._healthy_endpoints())
+        reason = "stale" if isinstance(error, Stale) else "invalid" if isinstance(error, Invalid) else "unreachable"
+        emit(Event.KEEPER_DEGRADED, reason=reason, detail=str(error), block=head.number)
+
+    async def close(self) -> None:
+        """Write what is still in memory."""
+        for sheet in self._sheets:
+            self._decisions.record(sheet.head, sheet.records)
+        self._sheets.clear()
+        await self._guarded(self._decisions.flush)
+
+    def _market(self, market: MarketPass, head: BlockHead) -> None:
+        name = market.market.name
+        self._metrics.positions.at(market=name).set(market.scan.screened)
+        self._metrics.positions_liquidatable.at(market=name).set(len(market.scan.candidates))
+        wrong = len(market.mismatches)
+        self._metrics.parity_checks.at(result="ok").inc(market.parity_checked - wrong)
+        self._metrics.parity_checks.at(result="mismatch").inc(wrong)
+        if market.is_rediscovered:
+            self._on_layout()
+        if market.parity_checked and not wrong:
+            emit(Event.INDEX_AUDIT_OK, market=name, accounts=market.parity_checked, block=head.number)
+        for each in market.mismatches:
+            emit(
+                Event.INDEX_AUDIT_MISMATCH,
+                market=name,
+                account=each.account,
+                block=head.number,
+                local_health_factor_wad=each.local.health_factor_wad,
+                chain_health_factor_wad=each.chain.health_factor_wad if each.chain else None,
+                local_debt_base=each.local.debt_base,
+                chain_debt_base=each.chain.debt_base if each.chain else None,
+            )
+        for account in sorted(market.restored):
+            emit(Event.POSITION_RESTORED, market=name, account=account, block=head.number)
+        for account in market.impossible:
+            emit(Event.POSITION_QUARANTINED, market=name, account=account, block=head.number)
+
+    def _funds(self, done: Pass) -> None:
+        if done.inventory is None:
+            return
+        balance = done.inventory.native_wei
+        self._metrics.balance_wei.set(balance)
+        is_low = balance < self._low_balance_wei
+        self._health.balance(is_low=is_low)
+        if is_low and not self._is_low:
+            emit(Event.FUNDS_LOW, balance_wei=balance, wanted_wei=self._low_balance_wei, block=done.head.number)
+        self._is_low = is_low
+
+    def _crossings(self, done: Pass) -> None:
+        """Tell once when a position becomes liquidatable, and once when it no longer is."""
+        valued = {market.market.name for market in done.markets}
+        now = set(done.candidates)
+        for key in sorted(now - self._liquidatable):
+            health = done.candidates[key].assessment.health
+            emit(
+                Event.POSITION_LIQUIDATABLE,
+                market=key.market,
+                account=key.account,
+                block=done.head.number,
+                health_factor_wad=health.health_factor_wad,
+                debt_base=health.debt_base,
+                collateral_base=health.collateral_base,
+            )
+        gone = {key for key in self._liquidatable - now if key.market in valued}
+        for key in sorted(gone):
+            emit(Event.POSITION_RECOVERED, market=key.market, account=key.account, block=done.head.number)
+            self._standing.pop(key, None)
+        self._liquidatable = (self._liquidatable | now) - gone
+
+    def _head_line(self, done: Pass) -> None:
+        """Emit the canonical line of one head."""
+        decisions: dict[str, int] = {}
+        for record in done.planned.decisions:
+            name = record.reason.value if record.reason else record.decision.value
+            decisions[name] = decisions.get(name, 0) + 1
+        requests = self._requests()
+        emit(
+            Event.CHAIN_HEAD,
+            number=done.head.number,
+            hash=done.head.hash,
+            block=done.head.number,
+            timestamp_s=done.head.timestamp_s,
+            base_fee_wei=done.head.base_fee_wei,
+            positions=sum(each.scan.screened for each in done.markets),
+            suspects=sum(each.scan.suspects for each in done.markets),
+            liquidatable=len(done.candidates),
+            plans=len(done.planned.batch.plans) if done.planned.batch else 0,
+            skipped=decisions,
+            touched=sum(each.touched for each in done.markets),
+            new_accounts=sum(len(each.new_accounts) for each in done.markets),
+            blocks=len(done.extension.new),
+            orphaned=len(done.extension.orphaned),
+            quarantined=done.quarantined,
+            requests=requests - self._requests_before,
+            duration_us=int(sum(done.stages_s.values()) * 1_000_000),
+            **{f"{stage}_us": int(seconds * 1_000_000) for stage, seconds in done.stages_s.items()},
+        )
+        self._requests_before = requests
+
+    def _decision(self, record: DecisionRecord) -> None:
+        """Count a decision, and tell of it when it is not the one that stood before."""
+        reason = record.reason.value if record.reason else ""
+        self._metrics.decisions.at(outcome=record.decision.value, reason=reason).inc()
+        standing = (record.decision, record.reason)
+        if record.decision is Decision.SKIPPED and self._standing.get(record.key) == standing:
+            return
+        self._standing[record.key] = standing
+        fields = {
+            "market": record.key.market,
+            "account": record.key.account,
+            "block": record.block,
+            "plan_id": record.plan_id,
+            "health_factor": health_text(record.health_factor_wad),
+            "debt_base": record.debt_base,
+            "profit_base": record.profit_base,
+            "detail": record.detail,
+        }
+        if record.decision is Decision.ACCEPTED:
+            emit(Event.DECISION_ACCEPTED, **fields)
+        else:
+            emit(Event.DECISION_SKIPPED, reason=reason, **fields)
+
+    def _outcome_fields(self, outcome: Outcome) -> dict[str, object]:
+        fields: dict[str, object] = {
+            "plan_id": outcome.plan_id,
+            "market": outcome.key.market,
+            "account": outcome.key.account,
+            "block": outcome.block,
+            "tx_hash": outcome.tx_hash,
+            "result": outcome.result.value,
+            "reason": outcome.reason.value if outcome.reason else None,
+            "detail": outcome.detail,
+            "gas_cost_wei": outcome.gas_cost_wei,
+        }
+        what, real = outcome.opportunity, outcome.realised
+        if what is None or real is None:
+            return fields
+        profit = realised_base(outcome)
+        self.account.won += 1
+        self.account.profit_base += profit
+        self._metrics.profit_usd.inc(profit / BASE_UNIT)
+        return fields | {
+            "repay_token": what.repay.address,
+            "repaid": f"{amount_text(real.repaid_amount, what.repay.decimals)} {what.repay.symbol}",
+            "repaid_amount": real.repaid_amount,
+            "planned_repay_amount": what.repay_amount,
+            "seize_token": what.seize.address,
+            "seized": f"{amount_text(real.seized_amount, what.seize.decimals)} {what.seize.symbol}",
+            "seized_amount": real.seized_amount,
+            "planned_seized_amount": what.seized_amount,
+            "profit_base": profit,
+            "profit": usd_text(profit),
+        }
+
+    async def _keep(self, done: Pass) -> None:
+        """Write what the next start needs; a failure of that is told, and stops nothing."""
+        self._close_sheets()
+        self._heads += 1
+        behind = self._ancestor(done.head.number - BEHIND_HEAD)
+
+        async def work() -> None:
+            for market in done.markets:
+                await self._discovery.note(market.market, market.new_accounts, done.head, behind)
+            if self._heads % _FLUSH_EVERY == 0:
+                await self._decisions.flush()
+            if self._heads % (_FLUSH_EVERY * 64) == 0:
+                await self._decisions.prune(done.head.number - _KEEP_BLOCKS)
+
+        await self._guarded(work)
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except StoreFailed as error:
+            self._health.storage(is_ok=False)
+            emit(Event.STORAGE_ERROR, error=str(error))
+        else:
+            self._health.storage(is_ok=True)
+
+    def _close_sheets(self) -> None:
+        """Hand complete sheets to the ledger, in the order of their heads."""
+        while self._sheets and not self._sheets[0].missing:
+            sheet = self._sheets.popleft()
+            self._decisions.record(sheet.head, sheet.records)
+
+
+def realised_base(outcome: Outcome) -> Base:
+    """Value what an outcome realised at the plan's prices, before gas.
+
+    Rounding: against us on both sides.
+    """
+    what, real = outcome.opportunity, outcome.realised
+    if what is None or real is None or not what.seized_amount or not what.repay_amount:
+        return Base(0)
+    seized = what.seized_base * real.seized_amount // what.seized_amount
+    return Base(seized - div_up(what.repay_base * real.repaid_amount, what.repay_amount))

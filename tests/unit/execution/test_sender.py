@@ -1,0 +1,415 @@
+"""The sender from batch to outcome, on a fake chain with geth's pool rules and a real journal file."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from keeper.chain.phrases import SendVerdict
+from keeper.domain.outcome import Reason, Result
+from keeper.domain.plan import Realised
+from keeper.domain.units import TokenAmount
+from keeper.errors import Unsafe
+from keeper.execution.verdicts import Accepted, Skipped
+from keeper.store.outcomes import Outcomes
+from keeper.store.records import IntentState, Purpose
+from tests.unit.execution.desk import ALICE, BOB, CAROL, desk, new_chain, patient
+from tests.unit.execution.fake_chain import GAS, GWEI, RIVAL, approval, batch_of, plan_of
+
+
+async def test_a_plan_is_sent_mined_confirmed_and_ends_won_with_what_it_realised(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        plan = plan_of(chain, ALICE)
+        (verdict,) = await one.sender.submit(batch_of(chain, plan))
+        assert isinstance(verdict, Accepted)
+        assert (verdict.plan_id, verdict.nonce) == (plan.id, 0)
+        assert one.sender.in_flight == {plan.key}
+        await one.head()
+        assert one.outcomes == []  # one of two confirmations
+        await one.head()
+        (outcome,) = one.outcomes
+        assert outcome.result is Result.WON
+        assert outcome.realised == Realised(TokenAmount(1_000), TokenAmount(11))
+        assert outcome.tx_hash == verdict.tx_hash
+        assert outcome.gas_cost_wei == GAS * 11 * GWEI
+        assert one.sender.in_flight == frozenset()
+        assert await Outcomes(one.database).latest() == (outcome,)
+        assert {"sim.ok", "intent.created", "tx.signed", "tx.accepted", "tx.mined", "liquidation.won"} <= set(
+            one.told.names
+        )
+
+
+async def test_an_idle_sender_asks_nothing_and_a_busy_one_asks_once_a_head(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        chain.requests.clear()
+        await one.heads(3)
+        assert chain.requests == []
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        chain.requests.clear()
+        await one.head()
+        assert chain.requests == ["standing"]
+
+
+async def test_allowances_go_first_and_plans_follow_in_order_of_their_nonces(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE, BOB)
+    chain.state.allowance = 0
+    async with desk(chain) as one:
+        batch = batch_of(chain, plan_of(chain, ALICE), plan_of(chain, BOB), approvals=[approval()])
+        first, second = await one.sender.submit(batch)
+        assert isinstance(first, Accepted)
+        assert isinstance(second, Accepted)
+        assert (first.nonce, second.nonce) == (1, 2)
+        await one.heads(2)
+        assert one.results == [Result.WON, Result.WON]
+        assert [(await one.journal.entries_at(nonce))[0].intent.purpose for nonce in range(3)] == [
+            Purpose.APPROVAL,
+            Purpose.LIQUIDATION,
+            Purpose.LIQUIDATION,
+        ]
+
+
+async def test_a_token_that_refuses_to_change_an_allowance_is_reset_first(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    chain.state.allowance, chain.is_strict_token = 5, True
+    async with desk(chain) as one:
+        (verdict,) = await one.sender.submit(batch_of(chain, plan_of(chain, ALICE), approvals=[approval()]))
+        assert isinstance(verdict, Accepted)
+        assert verdict.nonce == 2
+        amounts = [int.from_bytes(tx.data[36:68]) for tx in chain.seen[:2]]
+        assert amounts == [0, 10**6]
+        await one.heads(2)
+        assert one.results == [Result.WON]
+
+
+async def test_a_blocked_token_drops_the_plan_and_its_allowance(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    chain.state.allowance, chain.is_token_blocked = 0, True
+    async with desk(chain) as one:
+        (verdict,) = await one.sender.submit(batch_of(chain, plan_of(chain, ALICE), approvals=[approval()]))
+        assert isinstance(verdict, Skipped)
+        assert verdict.reason is Reason.TOKEN_BLOCKED
+        assert chain.seen == []
+
+
+async def test_without_sequences_the_allowance_is_mined_first_and_the_plan_waits(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    chain.state.allowance, chain.has_sequences = 0, False
+    async with desk(chain) as one:
+        plan = plan_of(chain, ALICE)
+        (verdict,) = await one.sender.submit(batch_of(chain, plan, approvals=[approval()]))
+        assert isinstance(verdict, Skipped)
+        assert verdict.reason is Reason.SIMULATION_FAILED
+        again = await one.sender.submit(batch_of(chain, plan, approvals=[approval()]))
+        assert isinstance(again[0], Skipped)
+        assert len(chain.seen) == 1  # the allowance in flight is not sent twice
+        await one.head()
+        (verdict,) = await one.sender.submit(batch_of(chain, plan))
+        assert isinstance(verdict, Accepted)
+        await one.heads(2)
+        assert one.results == [Result.WON]
+
+
+async def test_reverted_and_unprofitable_plans_are_dropped_with_their_reasons(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE, CAROL)
+    async with desk(chain) as one:
+        plans = plan_of(chain, ALICE, profit_usd=2), plan_of(chain, BOB), plan_of(chain, CAROL)
+        poor, healthy, good = await one.sender.submit(batch_of(chain, *plans))
+        assert isinstance(poor, Skipped)
+        assert isinstance(healthy, Skipped)
+        assert poor.reason is Reason.UNPROFITABLE
+        assert healthy.reason is Reason.NOT_LIQUIDATABLE
+        assert isinstance(good, Accepted)
+        assert good.nonce == 0
+
+
+async def test_txl_24_one_account_is_in_flight_at_most_once(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        plan = plan_of(chain, ALICE)
+        batch = batch_of(chain, plan)
+        verdicts = [each[0] for each in await asyncio.gather(*(one.sender.submit(batch) for _ in range(5)))]
+        assert sum(isinstance(each, Accepted) for each in verdicts) == 1
+        assert all(each.reason is Reason.IN_FLIGHT for each in verdicts if isinstance(each, Skipped))
+        assert len(chain.seen) == 1
+
+
+async def test_txl_14_without_gas_money_nothing_is_signed_and_the_top_up_is_named(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    chain.state.balance = 10**12
+    async with desk(chain) as one:
+        (verdict,) = await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        assert isinstance(verdict, Skipped)
+        assert verdict.reason is Reason.INSUFFICIENT_GAS_MONEY
+        assert "top up" in verdict.detail
+        assert chain.seen == []
+        assert await one.journal.highest_nonce() is None
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        (SendVerdict.INSUFFICIENT_FUNDS, Reason.INSUFFICIENT_GAS_MONEY),
+        (SendVerdict.EXCEEDS_CAP, Reason.FEE_CAP),
+        (SendVerdict.FEE_TOO_LOW, Reason.BROADCAST_FAILED),
+        (SendVerdict.INVALID, Reason.BROADCAST_FAILED),
+    ],
+)
+async def test_txl_10_what_every_node_refuses_leaves_no_gap(tmp_path: Path, refusal: SendVerdict, reason: Reason):
+    chain = new_chain(tmp_path, ALICE, BOB)
+    async with desk(chain) as one:
+        chain.refuse = refusal
+        verdicts = await one.sender.submit(batch_of(chain, plan_of(chain, ALICE), plan_of(chain, BOB)))
+        assert [each.reason for each in verdicts if isinstance(each, Skipped)] == [reason, reason]
+        assert one.sender.in_flight == frozenset()
+        chain.refuse = None
+        (verdict,) = await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        assert isinstance(verdict, Accepted)
+        assert verdict.nonce == 0
+        states = [entry.intent.state for entry in await one.journal.entries_at(0)]
+        assert sorted(states) in ([IntentState.LIVE], [IntentState.LIVE, IntentState.VOID])
+        await one.heads(2)
+        assert one.results == [Result.WON]
+
+
+async def test_txl_06_a_lost_answer_counts_as_sent_and_the_same_bytes_go_again(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        chain.swallow = True
+        (verdict,) = await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        assert isinstance(verdict, Accepted)
+        chain.swallow = False
+        await one.head(is_empty=True)
+        assert len({tx.hash for tx in chain.seen}) == 1
+        assert "tx.known" in one.told.names
+        await one.heads(2)
+        assert one.results == [Result.WON]
+
+
+async def test_txl_11_a_dropped_transaction_is_sent_again_within_two_blocks(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        chain.pool.clear()
+        await one.head()
+        assert len({tx.hash for tx in chain.seen}) == 1
+        assert "tx.dropped" in one.told.names
+        await one.heads(2)
+        assert one.results == [Result.WON]
+
+
+async def test_a_stuck_transaction_is_outbid_by_the_rule_and_won(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        chain.base_fee = 30 * GWEI
+        await one.heads(3)
+        first, second = chain.seen[0], chain.seen[-1]
+        assert second.nonce == first.nonce == 0
+        assert 1000 * second.max_fee >= 1125 * first.max_fee
+        assert 1000 * second.tip >= 1125 * first.tip
+        assert second.gas == first.gas
+        await one.heads(2)
+        assert one.results == [Result.WON]
+        assert len(chain.receipts) == 1
+
+
+async def test_txl_19_only_the_head_of_the_line_is_outbid(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE, BOB)
+    async with desk(chain) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE), plan_of(chain, BOB)))
+        await one.heads(3, is_empty=True)
+        fees = {nonce: {tx.max_fee for tx in chain.seen if tx.nonce == nonce} for nonce in (0, 1)}
+        assert len(fees[0]) == 2
+        assert len(fees[1]) == 1
+
+
+async def test_a_plan_whose_profit_cannot_pay_a_higher_fee_is_cancelled_and_says_so(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE, profit_usd=8)))
+        chain.base_fee = 100 * GWEI
+        await one.heads(4)
+        (outcome,) = one.outcomes
+        assert outcome.result is Result.CANCELLED
+        assert outcome.reason is Reason.CANCELLED
+        assert "unprofitable" in outcome.detail
+        assert chain.state.nonce == 1
+        assert chain.state.liquidatable == {ALICE}
+
+
+async def test_a_plan_that_a_rival_took_is_cancelled_before_it_can_revert(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        await one.head(rivals=[ALICE], is_empty=True)
+        assert chain.seen[-1].data == b""
+        await one.heads(2)
+        (outcome,) = one.outcomes
+        assert outcome.result is Result.CANCELLED
+        assert "not_liquidatable" in outcome.detail
+        assert outcome.gas_cost_wei < GAS * 11 * GWEI
+
+
+async def test_txl_15_a_revert_after_a_rival_in_the_same_block_is_a_lost_race(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        await one.head(rivals=[ALICE])
+        await one.head()
+        (outcome,) = one.outcomes
+        assert outcome.result is Result.LOST
+        assert outcome.reason is Reason.LOST_RACE
+        assert RIVAL.hex() in outcome.detail
+        assert outcome.gas_cost_wei == GAS * 11 * GWEI
+
+
+async def test_txl_18_a_revert_without_a_rival_carries_the_decoded_reason(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        chain.state.liquidatable.clear()  # repaid
+        await one.heads(2)
+        (outcome,) = one.outcomes
+        assert outcome.result is Result.REVERTED
+        assert outcome.reason is Reason.NOT_LIQUIDATABLE
+
+
+async def test_txl_09_a_nonce_used_by_somebody_else_is_flagged_and_ends_the_plan(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE, BOB)
+    async with desk(chain) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        chain.pool.clear()
+        await one.heads(3, foreign=1, is_empty=True)
+        await one.heads(2)
+        (outcome,) = one.outcomes
+        assert outcome.result is Result.FAILED
+        assert outcome.reason is Reason.FOREIGN_NONCE
+        assert "tx.foreign_nonce" in one.told.names
+        (verdict,) = await one.sender.submit(batch_of(chain, plan_of(chain, BOB)))
+        assert isinstance(verdict, Accepted)
+        assert verdict.nonce == 3
+        await one.heads(2)
+        assert one.results[-1] is Result.WON
+
+
+async def test_a_stale_plan_is_cancelled(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain, policy=patient(stale_after_blocks=3, bump_after_blocks=50)) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        await one.heads(3, is_empty=True)
+        assert chain.seen[-1].data == b""
+        await one.heads(2)
+        assert one.results == [Result.CANCELLED]
+
+
+async def test_txl_22_when_the_original_beats_its_cancellation_the_receipt_decides(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain, policy=patient(stale_after_blocks=1)) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        original = dict(chain.pool)
+        await one.head(is_empty=True)
+        assert chain.seen[-1].data == b""
+        chain.pool = original
+        await one.heads(2)
+        assert one.results == [Result.WON]
+
+
+async def test_chn_02_a_reorg_takes_the_receipt_back_and_the_same_bytes_are_sent_again(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain, policy=patient(confirmations=4)) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        await one.heads(2)
+        assert one.outcomes == []
+        chain.reorg(2)
+        await one.heads(3)
+        assert "tx.reorged" in one.told.names
+        assert len({tx.hash for tx in chain.seen}) == 1
+        await one.heads(4)
+        assert one.results == [Result.WON]
+
+
+async def test_chn_03_after_a_reorg_the_new_receipt_counts(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain, policy=patient(confirmations=3)) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        held = dict(chain.pool)
+        await one.head()
+        chain.reorg(1)
+        chain.pool = held
+        await one.head(rivals=[ALICE])
+        await one.heads(3)
+        (outcome,) = one.outcomes
+        assert outcome.result is Result.LOST
+
+
+async def test_txl_23_a_receipt_from_a_block_that_is_not_ours_proves_nothing(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain, policy=patient(confirmations=1)) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        ours = chain.mine()
+        spoofed = chain.blocks[-1]
+        chain.reorg(1)
+        real = chain.mine(is_empty=True)
+        chain.blocks[-1].receipts.update(spoofed.receipts)
+        assert ours.number == real.number
+        await one.sender.on_head(real)
+        assert one.outcomes == []
+
+
+async def test_shd_after_stopping_nothing_new_leaves_and_what_is_in_flight_is_waited_for(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE, BOB)
+    async with desk(chain) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        drained = asyncio.create_task(one.sender.drain(30))
+        await asyncio.sleep(0)
+        (verdict,) = await one.sender.submit(batch_of(chain, plan_of(chain, BOB)))
+        assert isinstance(verdict, Skipped)
+        assert verdict.reason is Reason.STOPPING
+        await one.heads(3, is_empty=True)
+        assert len({tx.hash for tx in chain.seen}) == 1  # neither bumped nor cancelled
+        await one.heads(2)
+        assert await drained == frozenset()
+        assert one.results == [Result.WON]
+
+
+async def test_shd_what_outlives_the_drain_is_named_and_found_again(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        plan = plan_of(chain, ALICE)
+        await one.sender.submit(batch_of(chain, plan))
+        assert await one.sender.drain(0) == {plan.key}
+    async with desk(chain) as other:
+        assert other.sender.in_flight == {plan.key}
+        await other.heads(2)
+        assert other.results == [Result.WON]
+
+
+async def test_nothing_is_sent_before_the_sender_has_recovered(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain, recover=False) as one:
+        with pytest.raises(Unsafe):
+            await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+
+
+@pytest.mark.parametrize("method", ["simulate", "fee_history", "funds"])
+async def test_a_network_that_fails_before_the_commit_skips_the_plans(tmp_path: Path, method: str):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        one.wire.fail.add(method)
+        (verdict,) = await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        assert isinstance(verdict, Skipped)
+        assert verdict.reason is Reason.SIMULATION_FAILED
+
+
+async def test_a_head_whose_request_fails_changes_nothing(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        one.wire.fail.add("standing")
+        await one.heads(2)
+        assert one.outcomes == []
+        one.wire.fail.clear()
+        await one.head()
+        assert one.results == [Result.WON]

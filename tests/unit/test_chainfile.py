@@ -1,0 +1,166 @@
+"""What a chain file holds, and what is said when it is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from keeper.chainfile import FOLDERS, ChainFile
+from keeper.domain.units import Address
+from keeper.errors import ConfigurationError
+
+WETH = "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2"
+ROOT = "0x2f39d218133AFaB8F2B819B1066c7E434Ad94E9e"
+HEAD = f"""
+chain_id = 1
+name = "test"
+wrapped_native = "{WETH}"
+block_time_ms = 12000
+"""
+MARKET = f"""
+[[markets]]
+name = "main"
+protocol = "aave_v3"
+root = "{ROOT}"
+from_block = 7
+"""
+
+
+def write(folder: Path, text: str, name: str = "test.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(folder: Path, text: str) -> tuple[str, ...]:
+    path = write(folder, text)
+    with pytest.raises(ConfigurationError) as caught:
+        ChainFile.load(str(path))
+    assert all(line.startswith("test.toml: ") for line in caught.value.problems)
+    return tuple(line.removeprefix("test.toml: ") for line in caught.value.problems)
+
+
+def test_a_chain_file_is_read(tmp_path: Path) -> None:
+    chain = ChainFile.load(str(write(tmp_path, HEAD + MARKET)))
+    assert (chain.chain_id, chain.name, chain.native_symbol, chain.block_time_ms) == (1, "test", "ETH", 12000)
+    assert chain.wrapped_native == Address(bytes.fromhex(WETH[2:]))
+    assert chain.multicall == Address(bytes.fromhex("cA11bde05977b3631167028862bE2a173976CA11"))
+    assert [(market.name, market.protocol, market.from_block) for market in chain.markets] == [("main", "aave_v3", 7)]
+    assert chain.markets[0].root == Address(bytes.fromhex(ROOT[2:]))
+    assert chain.warnings == ()
+
+
+@pytest.mark.parametrize("path", sorted(FOLDERS[0].glob("*.toml")), ids=lambda path: path.stem)
+def test_every_chain_file_of_the_repository_is_sound(path: Path) -> None:
+    assert ChainFile.load(path.stem) == ChainFile.load(str(path))
+
+
+def test_every_problem_is_reported_at_once_with_its_key(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        """
+        chain_id = true
+        nam = "test"
+        wrapped_native = "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc3"
+        block_time_ms = "12"
+        multicall = "0x0000000000000000000000000000000000000000"
+        explorer = "javascript:alert(1)"
+        [[markets]]
+        name = "Main Market"
+        protocol = "aave-v3"
+        root = "0x12"
+        from_blok = 1
+        [[markets]]
+        name = "two"
+        protocol = "aave_v3"
+        root = 5
+        from_block = -1
+        """,
+    )
+    assert sorted(line.split(": ")[0] for line in found) == [
+        "block_time_ms",
+        "chain_id",
+        "explorer",
+        "markets[0].from_block",
+        "markets[0].from_blok",
+        "markets[0].name",
+        "markets[0].protocol",
+        "markets[0].root",
+        "markets[1].from_block",
+        "markets[1].root",
+        "multicall",
+        "nam",
+        "name",
+        "wrapped_native",
+    ]
+    assert "nam: is not a known key; did you mean name?" in found
+    assert "markets[0].from_blok: is not a known key; did you mean from_block?" in found
+    assert any("checksum" in line for line in found)
+
+
+def test_an_address_without_checksum_is_taken_with_a_warning(tmp_path: Path) -> None:
+    chain = ChainFile.load(str(write(tmp_path, HEAD + MARKET.replace(ROOT, ROOT.lower()))))
+    assert len(chain.warnings) == 1
+    assert chain.warnings[0].startswith("test.toml: markets[0].root: ")
+
+
+@pytest.mark.parametrize("address", [ROOT.upper().replace("0X", "0x"), ROOT.swapcase().replace("0X", "0x"), ROOT[2:]])
+def test_an_address_with_a_wrong_checksum_is_refused(tmp_path: Path, address: str) -> None:
+    assert len(problems(tmp_path, HEAD + MARKET.replace(ROOT, address))) == 1
+
+
+def test_a_name_or_address_that_appears_twice_is_refused(tmp_path: Path) -> None:
+    assert problems(tmp_path, HEAD + MARKET + MARKET.replace(ROOT, ROOT.lower())) == (
+        "markets[1].root: is the same address as markets[0].root; each must be its own",
+        "markets[1].name: is the same name as markets[0].name; each must be its own",
+    )
+    assert problems(tmp_path, HEAD + MARKET.replace(ROOT, WETH)) == (
+        "markets[0].root: is the same address as wrapped_native; each must be its own",
+    )
+
+
+def test_a_file_without_markets_is_warned_of(tmp_path: Path) -> None:
+    chain = ChainFile.load(str(write(tmp_path, HEAD + "markets = []\n")))
+    assert "nothing to watch" in chain.warnings[0]
+    assert problems(tmp_path, HEAD) == ("markets: is missing",)
+    assert len(problems(tmp_path, HEAD + "markets = [1]\n")) == 1
+    assert len(problems(tmp_path, HEAD + "markets = 1\n")) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"chain_id = ", "not valid TOML"), (b"\xff\xfe", "not UTF-8"), (b"#" * (1 << 21), "larger")],
+)
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "test.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=told):
+        ChainFile.load(str(path))
+
+
+def test_a_name_is_looked_up_in_the_folders_in_order(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    write(second, HEAD + MARKET)
+    assert ChainFile.load("test", (first, second)).name == "test"
+    write(first, HEAD.replace('"test"', '"nearer"') + MARKET)
+    assert ChainFile.load("test", (first, second)).name == "nearer"
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
+    write(tmp_path, HEAD, "ethereum.toml")
+    write(tmp_path, HEAD, "base.toml")
+    with pytest.raises(ConfigurationError) as caught:
+        ChainFile.load("etherium", (tmp_path,))
+    (line,) = caught.value.problems
+    assert "did you mean ethereum?" in line
+    assert "base, ethereum" in line
+    with pytest.raises(ConfigurationError, match="available: none"):
+        ChainFile.load("x", (tmp_path / "nowhere",))
+
+
+@pytest.mark.parametrize("name", ["./nowhere.toml", "some/where", "nowhere.toml", "~/nowhere.toml", "x" * 5000])
+def test_a_path_that_leads_nowhere_is_refused_without_repeating_it(name: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ChainFile.load(name)
+    assert name not in str(caught.value)
