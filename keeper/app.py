@@ -5,7 +5,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,28 +21,28 @@ from keeper.chainfile import ChainFile, MarketConfig
 from keeper.daemon import Daemon, Sender, StopRequested
 from keeper.discovery import Discovery
 from keeper.domain.chain import BlockHead
+from keeper.domain.mode import Mode
 from keeper.domain.plan import Outcome
 from keeper.domain.ports import Market
 from keeper.domain.units import Address
-from keeper.engine.plan import Mode, Policy
-from keeper.errors import ConfigurationError, Stale, Transient
+from keeper.engine.plan import Policy
+from keeper.errors import ConfigurationError, Fatal, KeeperError
 from keeper.execution.fees import FeePolicy
 from keeper.execution.network import RpcNetwork
 from keeper.execution.policy import SenderPolicy
 from keeper.execution.sender import Sender as LiveSender
+from keeper.execution.shadow import Score, ShadowSender
 from keeper.execution.signer import Signer, SigningPolicy
-from keeper.observe import logs
 from keeper.observe.events import Event, emit
 from keeper.observe.health import Health, Thresholds
 from keeper.observe.heartbeat import beat
 from keeper.observe.metrics import Metrics
 from keeper.observe.server import Server
-from keeper.observe.witness import Witness
 from keeper.protocols.aave_v3 import calls as aave_v3_calls
 from keeper.protocols.aave_v3 import rules as aave_v3_rules
 from keeper.protocols.aave_v3.reader import AaveReader
-from keeper.report import Reporter
-from keeper.scanner import ParityPolicy, Scanner
+from keeper.report import Attendant, Reporter
+from keeper.scanner import Census, ParityPolicy, Scanner
 from keeper.settings import Settings
 from keeper.store.accounts import Accounts
 from keeper.store.database import Database
@@ -139,18 +139,35 @@ def signer_of(settings: Settings, chain: ChainFile) -> Signer | None:
     return None
 
 
-def make_scanner(settings: Settings, chain: ChainFile, rpc: Rpc, signer: Address | None) -> tuple[Scanner, ChainView]:
+def account_of(settings: Settings, chain: ChainFile) -> Address | None:
+    """Return the account that liquidates, or would: none in observe mode.
+
+    Raises: ConfigurationError.
+    """
+    if settings.mode is Mode.OBSERVE:
+        return None
+    signer = signer_of(settings, chain)
+    return signer.address if signer else settings.address
+
+
+def make_scanner(
+    settings: Settings, chain: ChainFile, rpc: Rpc, signer: Address | None, census: Census | None = None
+) -> tuple[Scanner, ChainView]:
     """Return a scanner with empty books, and the chain that it looks at."""
     view = ChainView(rpc, multicall=chain.multicall)
     policy = Policy(
-        mode=Mode(settings.mode.value),
+        mode=settings.mode,
         min_profit_base=settings.min_profit_base,
         approval_base=settings.approval_base,
         max_plans=settings.max_plans_per_head,
         signer=signer,
     )
     parity = ParityPolicy(settings.parity_every_heads, settings.parity_sample)
-    return Scanner(markets_of(chain), view, policy, parity, SystemClock(), landing_s(chain)), view
+    clock, landing = SystemClock(), landing_s(chain)
+    scanner = Scanner(
+        markets_of(chain), view, policy=policy, parity=parity, clock=clock, landing_s=landing, census=census
+    )
+    return scanner, view
 
 
 async def fill_books(
@@ -159,34 +176,12 @@ async def fill_books(
     """Discover every market and every account, and read them all at the newest head, which is returned."""
     first = await latest_head(rpc)
     await scanner.discover(first)
-    known = {}
-    for name, books in scanner.books.items():
-        known[name] = await discovery.catch_up(books.market, first, on_progress)
-    head = await latest_head(rpc)
+    for books in scanner.books.values():
+        await discovery.catch_up(books.market, first, on_progress)
+    head = await latest_head(rpc)  # the chain went on meanwhile, for hours perhaps: no block may be left out
+    known = {name: await discovery.catch_up(books.market, head) for name, books in scanner.books.items()}
     await scanner.load(head, known)
     return head
-
-
-class _Observer(Witness):
-    """A witness that also counts requests, and tells health whether the nonce lane moves."""
-
-    def __init__(self, metrics: Metrics, health: Health) -> None:
-        super().__init__(metrics)
-        self._health = health
-        self._mined_nonce = -1
-        self.requests_made = 0
-
-    def request(self, *, node: str, method: str, result: str, seconds: float, requests: int) -> None:
-        """Count one exchange with a node."""
-        self.requests_made += 1
-        super().request(node=node, method=method, result=result, seconds=seconds, requests=requests)
-
-    def lane(self, *, mined_nonce: int, next_nonce: int, in_flight: int, gap: int) -> None:
-        """Take the nonce lane's numbers."""
-        is_moving = mined_nonce != self._mined_nonce
-        self._mined_nonce = mined_nonce
-        self._health.nonce(is_stuck=(in_flight > 0 and not is_moving) or gap > 0)
-        super().lane(mined_nonce=mined_nonce, next_nonce=next_nonce, in_flight=in_flight, gap=gap)
 
 
 class Keeper:
@@ -206,7 +201,7 @@ class Keeper:
             max_stuck_s=max(_MIN_EVALUATION_AGE_S, _STUCK_AFTER_REPLACEMENTS * settings.bump_after_blocks * block_s),
         )
         self.health = Health(thresholds=thresholds, clock=self._clock)
-        self.observer = _Observer(self.metrics, self.health)
+        self.observer = Attendant(self.metrics, self.health)
         self._outcomes: deque[Outcome] = deque()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -232,19 +227,20 @@ class Keeper:
 
     async def _work(self, stop: asyncio.Event, *, is_once: bool) -> None:
         async with AsyncExitStack() as stack:
-            signer = None if self.settings.mode.value == Mode.OBSERVE else signer_of(self.settings, self.chain)
+            stack.enter_context(suppress(StopRequested))  # while still starting
+            signer = signer_of(self.settings, self.chain) if self.settings.mode is Mode.LIVE else None
+            account = account_of(self.settings, self.chain)
             owner = address_text(signer.address) if signer else OBSERVER
             stack.callback(InstanceLock.acquire(self.settings.state_dir, self.chain.chain_id, owner).release)
             database = await Database.open(database_path(self.settings), self.chain.chain_id)
             stack.push_async_callback(database.close)
             rpc = await stack.enter_async_context(open_rpc(self.settings, self.chain, self.observer))
-            scanner, view = make_scanner(self.settings, self.chain, rpc, signer.address if signer else None)
             discovery = Discovery(rpc, Accounts(database))
-            try:
-                head = await _patiently(stop, lambda: fill_books(scanner, rpc, discovery, self._on_progress))
-            except StopRequested:
-                return
-            reporter = self._reporter(scanner, view, rpc, discovery, database, signer)
+            scanner, view = make_scanner(self.settings, self.chain, rpc, account, discovery.catch_up)
+            head = await _patiently(stop, lambda: fill_books(scanner, rpc, discovery, self._on_progress))
+            reporter = self._reporter(
+                scanner=scanner, view=view, rpc=rpc, discovery=discovery, database=database, signer=signer
+            )
             stack.push_async_callback(reporter.close)
             if signer is not None:
                 signer.policy = _signing_policy(signer.policy, scanner)
@@ -253,30 +249,36 @@ class Keeper:
             daemon = Daemon(
                 heads=heads,
                 scanner=scanner,
-                sender=self._sender(rpc, database, signer, scanner),
+                sender=self._sender(rpc, database, account, signer, scanner),
                 outcomes=self._outcomes,
                 report=reporter,
             )
             if is_once:
                 await daemon.once(head, self.settings.drain_timeout_s)
                 return
-            try:
-                await _patiently(stop, lambda: daemon.recover(head))
-            except StopRequested:
-                return
+            await _patiently(stop, lambda: daemon.recover(head))
             self.health.started()
             emit(Event.KEEPER_READY, block=head.number, signer=signer.address if signer else None)
             await daemon.run(stop, self.settings.drain_timeout_s)
 
-    def _sender(self, rpc: Rpc, database: Database, signer: Signer | None, scanner: Scanner) -> Sender | None:
-        if signer is None or self.settings.mode.value != Mode.LIVE:
-            return None
+    def _sender(
+        self, rpc: Rpc, database: Database, account: Address | None, signer: Signer | None, scanner: Scanner
+    ) -> Sender | None:
+        """Return what the mode allows: nobody, somebody who only scores, or the one who spends."""
+        markets = {name: books.market for name, books in scanner.books.items()}
         fees = FeePolicy(
             max_fee_wei=self.settings.max_fee_wei,
             max_tip_wei=self.settings.max_priority_fee_wei,
             max_gas_share_bps=self.settings.max_gas_share_bps,
             bump_bps=self.settings.bump_bps,
         )
+        network = RpcNetwork(rpc)
+        if self.settings.mode is Mode.SHADOW and account is not None:
+            return ShadowSender(
+                network=network, sender=account, markets=markets, fees=fees, deliver=_scored, observer=self.observer
+            )
+        if self.settings.mode is not Mode.LIVE or signer is None:
+            return None
         policy = SenderPolicy(
             fees=fees,
             block_time_s=landing_s(self.chain),
@@ -284,10 +286,10 @@ class Keeper:
             bump_after_blocks=self.settings.bump_after_blocks,
         )
         return LiveSender(
-            network=RpcNetwork(rpc),
+            network=network,
             journal=Journal(database, signer.address),
             signer=signer,
-            markets={name: books.market for name, books in scanner.books.items()},
+            markets=markets,
             policy=policy,
             deliver=self._outcomes.append,
             observer=self.observer,
@@ -295,6 +297,7 @@ class Keeper:
 
     def _reporter(
         self,
+        *,
         scanner: Scanner,
         view: ChainView,
         rpc: Rpc,
@@ -319,6 +322,20 @@ class Keeper:
         )
 
 
+def _scored(score: Score) -> None:
+    """Tell what the chain did with a plan that was not sent."""
+    emit(
+        Event.SHADOW_SCORED,
+        plan_id=score.plan_id,
+        rank=score.rank.value,
+        market=score.key.market,
+        account=score.key.account,
+        waited_blocks=score.waited_blocks,
+        rival=score.rival,
+        profit_base=score.profit_base,
+    )
+
+
 async def _patiently(stop: asyncio.Event, step: Callable[[], Awaitable[T]]) -> T:
     """Repeat a step of the start until the network carries it through.
 
@@ -336,7 +353,9 @@ async def _patiently(stop: asyncio.Event, step: Callable[[], Awaitable[T]]) -> T
                 raise StopRequested
             try:
                 return work.result()
-            except (Transient, Stale) as error:
+            except Fatal:
+                raise
+            except KeeperError as error:
                 emit(Event.KEEPER_NOT_READY, reason="unreachable", detail=str(error))
             await asyncio.wait({stopped}, timeout=pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -13,7 +13,6 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from keeper import demo as demonstration
 from keeper import positions as listing
 from keeper import preflight
 from keeper.app import Keeper, OnProgress, Signals
@@ -106,6 +105,8 @@ def demo(
     """See it work: a local chain, the genuine Aave v3, falling prices, and the real daemon in live mode."""
     if generation not in {"3.0", "3.6"}:
         raise typer.BadParameter("there are 3.0 and 3.6", param_hint="--generation")
+    from keeper import demo as demonstration  # noqa: PLC0415 - the local chain's libraries take a second to import
+
     request = demonstration.Request(generation=generation, accounts=accounts, cache_dir=cache_dir, as_json=as_json)
     raise typer.Exit(_finish(demonstration.run(request)))
 

@@ -18,7 +18,7 @@ from keeper.domain.ports import Taken
 from keeper.domain.position import PositionKey
 from keeper.engine.plan import accept, skip
 from keeper.engine.scan import Candidate
-from keeper.errors import ExitCode, Fatal, Stale, Transient
+from keeper.errors import ExitCode, Fatal, KeeperError, Stale, Transient
 from keeper.execution.verdicts import Accepted, Skipped, Verdict
 from keeper.scanner import Pass, Scanner
 
@@ -97,6 +97,10 @@ class Report(Protocol):
         """Take a pass or a submission that could not be finished."""
         ...
 
+    def stopping(self) -> None:
+        """Take that nothing new is begun any more."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Returned:
@@ -131,9 +135,19 @@ class Daemon:
         self._passes: asyncio.Queue[Pass] = asyncio.Queue(maxsize=_WAITING_PASSES)
         self._outcomes: list[Outcome] = []
         self._returned: list[_Returned] = []
+        self._taken: list[Taken] = []
+        self._undecided: list[Pass] = []
 
     async def run(self, stop: asyncio.Event, drain_s: int) -> None:
         """Work until `stop` is set, then drain; raise what a task raised."""
+        try:
+            await self._work(stop, drain_s)
+        except ExceptionGroup:
+            if self._sender is not None:
+                await self._sender.drain(0)  # what is being handed over ends before the journal is closed
+            raise
+
+    async def _work(self, stop: asyncio.Event, drain_s: int) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch(), name="heads")
@@ -142,12 +156,14 @@ class Daemon:
                 group.create_task(self._stop_when(stop, drain_s), name="stop")
         except* StopRequested:
             await self._tell()
+            for left in list(self._undecided):
+                verdicts = _refuse(left, Reason.STOPPING, "it was asked to stop")
+                await self._report.decided(self._judge(left, verdicts))
 
     async def once(self, head: BlockHead, drain_s: int) -> Pass:
         """Make one pass at one head, send what it decided, and follow that to its end."""
         await self.recover(head)
-        done = await self._scanner.make_pass(head)
-        await self._report.passed(done)
+        done = await self._made(head)
         await self._serve(done)
         try:
             async with asyncio.TaskGroup() as group:
@@ -161,7 +177,11 @@ class Daemon:
         """Reconcile what was in flight before the first pass, and lock those accounts."""
         if self._sender is None:
             return
-        await self._sender.recover(head)
+        try:
+            await self._sender.recover(head)
+        except asyncio.CancelledError:
+            await self._sender.drain(0)  # what it had begun ends before the journal is closed
+            raise
         for key in self._sender.in_flight:
             self._scanner.limits.lock(key, "recovered")
         await self._tell()
@@ -170,6 +190,7 @@ class Daemon:
         """Wait until asked to stop, let what is in flight end, and end the task group."""
         if stop is not None:
             await stop.wait()
+        self._report.stopping()
         if self._sender is not None:
             await self._sender.drain(drain_s)
         raise StopRequested
@@ -192,10 +213,12 @@ class Daemon:
                 try:
                     await self._pass(head)
                     break
+                except Fatal:
+                    raise
                 except Stale as error:
                     self._report.failed(head, error)
                     break
-                except Transient as error:
+                except KeeperError as error:
                     self._report.failed(head, error)
                     head = await self._newer_than(head)
 
@@ -208,8 +231,7 @@ class Daemon:
 
     async def _pass(self, head: BlockHead) -> None:
         self._settle()
-        done = await self._scanner.make_pass(head)
-        await self._report.passed(done)
+        done = await self._made(head)
         if self._sender is None:
             return
         if self._passes.full():
@@ -217,6 +239,15 @@ class Daemon:
             verdicts = _refuse(oldest, Reason.SUPERSEDED, "the sender was busy")
             await self._report.decided(self._judge(oldest, verdicts))
         self._passes.put_nowait(done)
+
+    async def _made(self, head: BlockHead) -> Pass:
+        """Make a pass; the liquidations that it saw wait for the sender, which hears of all of them."""
+        done = await self._scanner.make_pass(head)
+        if self._sender is not None:
+            self._taken += [each for market in done.markets for each in market.taken]
+            self._undecided.append(done)
+        await self._report.passed(done)
+        return done
 
     def _settle(self) -> None:
         """Apply to the limits what the sender brought back; only ever between two passes."""
@@ -239,20 +270,23 @@ class Daemon:
             made = await self._passes.get()
             try:
                 await self._serve(made)
-            except Transient as error:
+            except (Transient, Stale) as error:
                 self._report.failed(made.head, error)
 
     async def _serve(self, made: Pass) -> None:
         """Submit the pass's batch, then look after what is in flight; every plan gets its decision."""
         if self._sender is None:
             return
+        verdicts: Sequence[Verdict] = ()
         if made.planned.batch is not None:
             try:
                 verdicts = await self._sender.submit(made.planned.batch)
             except Transient as error:
                 verdicts = _refuse(made, Reason.SIMULATION_FAILED, str(error))
-            await self._report.decided(self._judge(made, verdicts))
-        taken = [each for market in made.markets for each in market.taken]
+            except Stale as error:
+                verdicts = _refuse(made, Reason.SUPERSEDED, str(error))
+        await self._report.decided(self._judge(made, verdicts))
+        taken, self._taken = self._taken, []
         await self._sender.on_head(made.head, taken)
         await self._tell()
 
@@ -266,6 +300,7 @@ class Daemon:
 
     def _judge(self, made: Pass, verdicts: Sequence[Verdict]) -> list[DecisionRecord]:
         """Turn verdicts into decisions, and let go of the accounts whose plan never left."""
+        self._undecided = [each for each in self._undecided if each is not made]
         plans = {each.id: each for each in made.planned.batch.plans} if made.planned.batch else {}
         decisions = []
         for verdict in verdicts:
@@ -290,7 +325,7 @@ async def supervise(work: Awaitable[None], crashed: Callable[[Exception], None])
     """Run the program to its end and return its exit code; what nobody foresaw is told, and is code 1."""
     try:
         await work
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the supervisor: the one place that catches everything
         cause = _cause(error)
         crashed(cause)
         return cause.exit_code if isinstance(cause, Fatal) else ExitCode.CRASHED

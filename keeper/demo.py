@@ -32,7 +32,7 @@ _FUNDS_USD: Final = 20_000_000
 _SHOWN: Final = 10
 _QUIET_HEADS: Final = 3
 _STEP_LIMIT_S: Final = 20.0
-_MAJORS: Final = ("WETH", "wstETH", "WBTC", "LINK", "CRV")
+_MAJORS: Final[tuple[str, ...]] = ("WETH", "wstETH", "WBTC", "LINK", "CRV")
 
 
 @dataclass(frozen=True, slots=True)

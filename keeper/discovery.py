@@ -5,6 +5,7 @@ hash of its last block: a restart that finds another hash there looks again from
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from keeper.chain.ancestry import BlockRange
@@ -15,6 +16,7 @@ from keeper.chain.wire import Answer, head_of, is_null, present
 from keeper.domain.chain import BlockHead, Log
 from keeper.domain.ports import Market
 from keeper.domain.units import Address, BlockHash
+from keeper.errors import Transient
 from keeper.store.accounts import Accounts, Cursor
 
 BEHIND_HEAD: Final = 64
@@ -33,6 +35,7 @@ class Discovery:
         self._is_read_only = is_read_only
         self._unsaved: dict[str, dict[Address, int]] = {}
         self._saved_to: dict[str, int] = {}
+        self._looked: dict[str, tuple[dict[Address, int], BlockHead]] = {}
 
     async def catch_up(
         self, market: Market, head: BlockHead, on_progress: Callable[[str, Progress], None] | None = None
@@ -52,31 +55,51 @@ class Discovery:
         for begin, end in ((first, safe_to), (max(first, safe_to + 1), head.number)):
             if begin > end:
                 continue
-            async for piece, logs in scan.run(BlockRange(begin, end), tell):
-                found = _first_blocks(market, logs)
-                known.update({each: at for each, at in found.items() if each not in known})
-                if end == safe_to:
-                    await self._save(market, piece, found)
-                else:
-                    self._unsaved.setdefault(market.name, {}).update(found)
+            async with aclosing(scan.run(BlockRange(begin, end), tell)) as pieces:
+                async for piece, logs in pieces:
+                    found = _first_blocks(market, logs)
+                    known.update({each: at for each, at in found.items() if each not in known})
+                    if end == safe_to:
+                        await self._save(market, piece, found)
+                    else:
+                        self._unsaved.setdefault(market.name, {}).update(found)
+        if self._store is None:
+            self._looked[market.name] = known, head
         return list(known)
 
-    async def note(self, market: Market, found: Iterable[Address], head: BlockHead, behind: BlockHead | None) -> None:
-        """Store accounts that a pass found, and the coverage up to `behind`, where that is worth a write."""
+    def note(self, market: Market, found: Iterable[Address], head: BlockHead) -> None:
+        """Remember accounts that a pass found until `keep` has stored them."""
         unsaved = self._unsaved.setdefault(market.name, {})
         for account in found:
             unsaved.setdefault(account, head.number)
+
+    async def keep(self, market: Market, behind: BlockHead | None) -> None:
+        """Store the noted accounts, and the coverage up to `behind`, where that is worth a write.
+
+        Raises: StoreFailed, after which the next call tries again.
+        """
+        unsaved = self._unsaved.setdefault(market.name, {})
         first = self._saved_to.get(market.name, market.from_block - 1) + 1
-        if self._accounts is None or self._is_read_only or behind is None or behind.number < first:
+        if self._store is None or behind is None or behind.number < first:
             return
         if unsaved or behind.number - first >= SAVE_EVERY:
             cursor = Cursor(market.name, first, behind.number, behind.hash)
-            await self._accounts.save(cursor, unsaved.items())
+            await self._store.save(cursor, unsaved.items())
             self._saved_to[market.name] = behind.number
             unsaved.clear()
 
+    @property
+    def _store(self) -> Accounts | None:
+        """Return where to write, if anywhere."""
+        return None if self._is_read_only else self._accounts
+
     async def _resume(self, market: Market) -> tuple[dict[Address, int], int]:
-        """Return the stored accounts and the first block to scan."""
+        """Return the accounts that are known and the first block to scan."""
+        if market.name in self._looked:
+            known, last = self._looked[market.name]
+            canonical = await self._head(last.number)
+            if canonical is not None and canonical.hash == last.hash:
+                return known, last.number + 1
         if self._accounts is None:
             return {}, market.from_block
         cursor = await self._accounts.cursor(market.name)
@@ -85,19 +108,21 @@ class Discovery:
             return known, market.from_block
         canonical = await self._head(cursor.scanned_to)
         if cursor.from_block > market.from_block or canonical is None or canonical.hash != cursor.scanned_hash:
-            if not self._is_read_only:
-                await self._accounts.rewind(market.name, -1, _NOWHERE)
+            if self._store is not None:
+                self._saved_to.pop(market.name, None)
+                await self._store.rewind(market.name, -1, _NOWHERE)
             return known, market.from_block
         self._saved_to[market.name] = cursor.scanned_to
         return known, cursor.scanned_to + 1
 
     async def _save(self, market: Market, piece: BlockRange, found: dict[Address, int]) -> None:
-        if self._accounts is None or self._is_read_only:
+        if self._store is None:
             return
         last = await self._head(piece.last)
-        if last is not None:
-            await self._accounts.save(Cursor(market.name, piece.first, piece.last, last.hash), found.items())
-            self._saved_to[market.name] = piece.last
+        if last is None:
+            raise Transient(f"the node has logs up to block {piece.last}, but not the block")
+        await self._store.save(Cursor(market.name, piece.first, piece.last, last.hash), found.items())
+        self._saved_to[market.name] = piece.last
 
     async def _head(self, number: int) -> BlockHead | None:
         request = ("eth_getBlockByNumber", (hex(number), False))

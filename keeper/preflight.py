@@ -15,7 +15,7 @@ from typing import Final
 from rich.console import Console
 from rich.markup import escape
 
-from keeper.app import SystemClock, database_path, markets_of, signer_of
+from keeper.app import SystemClock, account_of, database_path, markets_of
 from keeper.chain.capability import NodeFacts, probe
 from keeper.chain.endpoint import nodes_of
 from keeper.chain.inventory import read_inventory
@@ -63,8 +63,7 @@ async def preflight(settings: Settings, chain: ChainFile) -> tuple[Check, ...]:
     checks.append(await asyncio.to_thread(_port, settings))
     signer: Address | None = None
     try:
-        opened = signer_of(settings, chain)
-        signer = opened.address if opened else None
+        signer = account_of(settings, chain)
     except ConfigurationError as error:
         checks += [Check("signer", Status.FAIL, each, "correct the key") for each in error.problems]
     async with _pool(settings, chain) as (rpc, problem):
@@ -199,8 +198,6 @@ async def _on_chain(settings: Settings, chain: ChainFile, rpc: Rpc, signer: Addr
             reads, signer, [(token, each.spender) for each in snapshots.values() for token in each.inventory_tokens]
         )
         checks += _funds(settings, chain, signer, inventory, snapshots)
-    elif settings.mode.value != "observe":
-        checks.append(Check("signer", Status.WARN, "no key", "shadow mode without a key cannot simulate what it holds"))
     return checks
 
 

@@ -11,11 +11,12 @@ from keeper.domain.fixed import div_up
 from keeper.domain.outcome import Decision, Reason, Result
 from keeper.domain.plan import DecisionRecord, Outcome
 from keeper.domain.position import PositionKey
-from keeper.domain.units import BASE_UNIT, Base, Wei
+from keeper.domain.units import BASE_UNIT, Address, Base, Wei
 from keeper.errors import Invalid, Stale
 from keeper.observe.events import Event, emit
 from keeper.observe.health import Health
 from keeper.observe.metrics import Metrics
+from keeper.observe.witness import Witness
 from keeper.scanner import MarketPass, Pass
 from keeper.store.decisions import Decisions
 from keeper.store.faults import StoreFailed
@@ -44,6 +45,34 @@ class Account:
     results: dict[Result, int] = field(default_factory=dict)
 
 
+class Attendant(Witness):
+    """A witness that also counts requests, and tells health of the nonce lane and of a journal that fails."""
+
+    def __init__(self, metrics: Metrics, health: Health) -> None:
+        super().__init__(metrics)
+        self._health = health
+        self._mined_nonce = -1
+        self.requests_made = 0
+
+    def event(self, name: str, /, **fields: object) -> None:
+        """Log an event; where the sender cannot write its journal, nothing can be sent."""
+        super().event(name, **fields)
+        if name in {Event.STORAGE_ERROR, Event.STORAGE_FULL, Event.STORAGE_RECOVERED}:
+            self._health.storage(is_ok=name == Event.STORAGE_RECOVERED)
+
+    def request(self, *, node: str, method: str, result: str, seconds: float, requests: int) -> None:
+        """Count one exchange with a node."""
+        self.requests_made += 1
+        super().request(node=node, method=method, result=result, seconds=seconds, requests=requests)
+
+    def lane(self, *, mined_nonce: int, next_nonce: int, in_flight: int, gap: int) -> None:
+        """Take the nonce lane's numbers."""
+        is_moving = mined_nonce != self._mined_nonce
+        self._mined_nonce = mined_nonce
+        self._health.nonce(is_stuck=(in_flight > 0 and not is_moving) or gap > 0)
+        super().lane(mined_nonce=mined_nonce, next_nonce=next_nonce, in_flight=in_flight, gap=gap)
+
+
 class Reporter:
     """Implement `daemon.Report`."""
 
@@ -60,7 +89,7 @@ class Reporter:
         low_balance_wei: Wei,
         on_layout: Callable[[], None],
     ) -> None:
-        """Take the places to tell. `on_layout` is called when a market's contracts may have changed."""
+        """Take the places to tell. `on_layout` is called when what a market's plans may call or pay with has changed."""
         self._metrics = metrics
         self._health = health
         self._decisions = decisions
@@ -73,6 +102,8 @@ class Reporter:
         self._sheets: deque[_Sheet] = deque()
         self._standing: dict[PositionKey, tuple[Decision, Reason | None]] = {}
         self._liquidatable: set[PositionKey] = set()
+        self._mismatched: set[PositionKey] = set()
+        self._layouts: dict[str, tuple[Address, frozenset[Address]]] = {}
         self._is_low = False
         self._heads = 0
         self._requests_before = 0
@@ -126,6 +157,10 @@ class Reporter:
         reason = "stale" if isinstance(error, Stale) else "invalid" if isinstance(error, Invalid) else "unreachable"
         emit(Event.KEEPER_DEGRADED, reason=reason, detail=str(error), block=head.number)
 
+    def stopping(self) -> None:
+        """Take that nothing new is begun any more."""
+        self._health.stopping()
+
     async def close(self) -> None:
         """Write what is still in memory."""
         for sheet in self._sheets:
@@ -140,11 +175,17 @@ class Reporter:
         wrong = len(market.mismatches)
         self._metrics.parity_checks.at(result="ok").inc(market.parity_checked - wrong)
         self._metrics.parity_checks.at(result="mismatch").inc(wrong)
-        if market.is_rediscovered:
+        layout = (market.snapshot.spender, frozenset(market.snapshot.inventory_tokens))
+        if self._layouts.get(name) != layout:
+            self._layouts[name] = layout
             self._on_layout()
         if market.parity_checked and not wrong:
             emit(Event.INDEX_AUDIT_OK, market=name, accounts=market.parity_checked, block=head.number)
+        differing = {PositionKey(name, each.account) for each in market.mismatches}
+        told, self._mismatched = self._mismatched, {key for key in self._mismatched if key.market != name} | differing
         for each in market.mismatches:
+            if PositionKey(name, each.account) in told:
+                continue
             emit(
                 Event.INDEX_AUDIT_MISMATCH,
                 market=name,
@@ -229,7 +270,8 @@ class Reporter:
         standing = (record.decision, record.reason)
         if record.decision is Decision.SKIPPED and self._standing.get(record.key) == standing:
             return
-        self._standing[record.key] = standing
+        if record.key in self._liquidatable:  # a verdict may come when the position has recovered
+            self._standing[record.key] = standing
         fields = {
             "market": record.key.market,
             "account": record.key.account,
@@ -282,11 +324,14 @@ class Reporter:
         self._close_sheets()
         self._heads += 1
         behind = self._ancestor(done.head.number - BEHIND_HEAD)
+        for market in done.markets:
+            self._discovery.note(market.market, market.new_accounts, done.head)
+        is_due = self._heads % _FLUSH_EVERY == 0 or not self._is_storing()
 
         async def work() -> None:
             for market in done.markets:
-                await self._discovery.note(market.market, market.new_accounts, done.head, behind)
-            if self._heads % _FLUSH_EVERY == 0:
+                await self._discovery.keep(market.market, behind)
+            if is_due:  # while storing fails, at every head: only what was written proves that it works again
                 await self._decisions.flush()
             if self._heads % (_FLUSH_EVERY * 64) == 0:
                 await self._decisions.prune(done.head.number - _KEEP_BLOCKS)
@@ -294,13 +339,22 @@ class Reporter:
         await self._guarded(work)
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do what writes; tell once when it begins to fail, and once when it works again."""
+        was_storing = self._is_storing()
         try:
             await work()
         except StoreFailed as error:
             self._health.storage(is_ok=False)
-            emit(Event.STORAGE_ERROR, error=str(error))
-        else:
+            if was_storing:
+                emit(Event.STORAGE_ERROR, error=str(error))
+            return
+        if not was_storing:
             self._health.storage(is_ok=True)
+            emit(Event.STORAGE_RECOVERED)
+
+    def _is_storing(self) -> bool:
+        _, checks = self._health.readiness()
+        return all(check.ok for check in checks if check.name == "storage")
 
     def _close_sheets(self) -> None:
         """Hand complete sheets to the ledger, in the order of their heads."""

@@ -1,12 +1,12 @@
 """One pass at one head: learn what was touched, read it pinned to the block, value everything, decide.
 
-The scanner owns the books, the limits and the quarantine. Work that fails half-way loses nothing: accounts that a
-block touched stay on the list until a pass has read them again.
+The scanner owns the desks and the limits. Work that fails half-way loses nothing: accounts that a block touched stay
+on the list until a pass has read them again.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from keeper.chain.ancestry import Extension
@@ -15,10 +15,11 @@ from keeper.domain.chain import BlockHead, Log, LogFilter
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import DecisionRecord, Inventory, Outcome
 from keeper.domain.ports import Clock, Market, Snapshot, Taken
-from keeper.domain.position import Health, PositionKey
+from keeper.domain.position import PositionKey
 from keeper.domain.units import Address
+from keeper.engine.desk import Desk, Reading
 from keeper.engine.limits import Limits
-from keeper.engine.parity import Mismatch, differs, sample
+from keeper.engine.parity import Mismatch, sample
 from keeper.engine.plan import Planned, Policy, plan, skip
 from keeper.engine.scan import Candidate, MarketBook, Scan
 from keeper.errors import Invalid
@@ -51,7 +52,7 @@ class Chain(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ParityPolicy:
-    """Every how many heads how many accounts of each market are compared with the chain."""
+    """Every how many heads (0: never) how many accounts of each market are compared with the chain."""
 
     every_heads: int
     size: int
@@ -92,42 +93,8 @@ class Pass:
     stages_s: Mapping[str, float]
 
 
-@dataclass(slots=True)
-class _Desk:
-    """A market's book with what a pass still owes it."""
-
-    books: MarketBook
-    pending: set[Address] = field(default_factory=set)
-    new: set[Address] = field(default_factory=set)
-    history: dict[bytes, frozenset[Address]] = field(default_factory=dict)
-    is_stale: bool = False
-    quarantined: set[Address] = field(default_factory=set)
-    snapshot: Snapshot | None = None
-
-    @property
-    def reader(self) -> Any:  # noqa: ANN401 - snapshots and positions are the protocol's own types
-        return self.books.market.reader
-
-    def note(self, logs: Sequence[Log]) -> frozenset[Address]:
-        """Put one block's accounts on the list and return them: those that owe something, and new borrowers."""
-        touched = self.reader.touched(logs)
-        borrowers = self.reader.accounts(logs)
-        noted = frozenset(borrowers | {each for each in touched.accounts if each in self.books.book})
-        self.new |= {each for each in borrowers if each not in self.books.book}
-        self.pending |= noted
-        self.is_stale = self.is_stale or touched.is_market_changed
-        return noted
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What one batched round said of one market."""
-
-    snapshot: Snapshot
-    positions: Sequence[Any]
-    compared: Mapping[Address, Health | None]
-    is_rediscovered: bool
-    impossible: tuple[Address, ...]
+Census = Callable[[Market, BlockHead], Awaitable[Iterable[Address]]]
+"""Finds every account that may hold a position in a market, up to a head, whatever was known before."""
 
 
 class Scanner:
@@ -137,13 +104,19 @@ class Scanner:
         self,
         markets: Sequence[Market],
         chain: Chain,
+        *,
         policy: Policy,
         parity: ParityPolicy,
         clock: Clock,
         landing_s: int,
+        census: Census | None = None,
     ) -> None:
-        """Prepare empty books. `landing_s` is how long after its head a transaction lands."""
-        self._desks = {market.name: _Desk(MarketBook(market)) for market in markets}
+        """Prepare empty books. `landing_s` is how long after its head a transaction lands.
+
+        `census` is taken where the chain was reorganised deeper than it can be followed.
+        """
+        self._desks = {market.name: Desk(market) for market in markets}
+        self._census = census
         self._chain = chain
         self._policy = policy
         self._parity = parity
@@ -177,18 +150,30 @@ class Scanner:
         await asyncio.gather(*(desk.reader.discover(reads) for desk in self._desks.values()))
 
     async def load(self, head: BlockHead, accounts: Mapping[str, Sequence[Address]], *, chunk: int = 500) -> None:
-        """Read accounts that are known from before, all at one head."""
+        """Read accounts that are known from before, all at one head; the first pass goes on from there.
+
+        A market or an account that says what no contract could is read again by the passes.
+        """
         reads = self._chain.reads(head)
         for name, desk in self._desks.items():
             known = accounts.get(name, ())
-            desk.snapshot = await desk.reader.snapshot(reads)
+            try:
+                desk.snapshot = await desk.reader.snapshot(reads)
+            except Invalid:
+                desk.pending |= set(known)
+                continue
             for start in range(0, len(known), chunk):
-                positions = await desk.reader.positions(reads, known[start : start + chunk])
-                desk.books.put(list(positions), desk.snapshot)
+                positions, impossible = await _positions(desk, reads, known[start : start + chunk])
+                desk.pending |= impossible
+                desk.books.put(positions, desk.snapshot)
+        self._chain.commit(Extension(head, (head,)))
 
     def settle(self, outcome: Outcome) -> None:
         """Apply how a plan ended; call between two passes."""
-        desk = self._desks[outcome.key.market]
+        desk = self._desks.get(outcome.key.market)
+        if desk is None:  # the operator has taken the market out while a plan for it was in flight
+            self.limits.release(outcome.key)
+            return
         self.limits.settle(outcome, desk.books.book.position(outcome.key.account))
         desk.pending.add(outcome.key.account)
 
@@ -200,12 +185,17 @@ class Scanner:
         started = self._clock.monotonic_s()
         extension = await self._chain.extend(head)
         logs = await self._chain.logs(extension, self.filter)
-        taken = self._note_logs(extension, logs)
+        known = await self._known_anew(extension)
+        for name, desk in self._desks.items():
+            desk.unwind(extension.orphaned)
+            if extension.is_rebuild:
+                desk.distrust(known[name])
+            desk.follow(extension.new, logs, depth=self._chain.depth)
         self._chain.commit(extension)
         noted = self._clock.monotonic_s()
         readings, invalid, inventory = await self._read(head)
         read = self._clock.monotonic_s()
-        markets, candidates = self._scan(head, readings, taken)
+        markets, candidates = self._scan(head, readings)
         scanned = self._clock.monotonic_s()
         planned = self._plan(head, candidates, readings, inventory)
         ended = self._clock.monotonic_s()
@@ -216,7 +206,7 @@ class Scanner:
             inventory=inventory,
             planned=planned,
             candidates={candidate.key: candidate for candidate in candidates},
-            quarantined=sum(len(desk.quarantined) for desk in self._desks.values()),
+            quarantined=sum(len(desk.held) for desk in self._desks.values()),
             invalid=invalid,
             stages_s={
                 "logs": noted - started,
@@ -226,55 +216,49 @@ class Scanner:
             },
         )
 
-    def _note_logs(self, extension: Extension, logs: Sequence[Log]) -> dict[str, tuple[Taken, ...]]:
-        """Put what the new blocks touched on each market's list, and what the orphaned blocks had touched as well."""
-        by_block: dict[bytes, list[Log]] = {block.hash: [] for block in extension.new}
-        for log in logs:
-            by_block.setdefault(log.block_hash, []).append(log)
-        taken = {}
-        for name, desk in self._desks.items():
-            for orphan in extension.orphaned:
-                desk.pending |= desk.history.pop(orphan.hash, frozenset())
-            for block_hash, inside in by_block.items():
-                desk.history[block_hash] = desk.note(inside)
-            while len(desk.history) > self._chain.depth:
-                del desk.history[next(iter(desk.history))]
-            if extension.is_rebuild:
-                desk.pending |= set(desk.books.book.accounts)
-                desk.is_stale = True
-            taken[name] = tuple(desk.reader.liquidations(logs))
-        return taken
+    async def _known_anew(self, extension: Extension) -> Mapping[str, Iterable[Address]]:
+        """Ask who there is where blocks were replaced that nobody has looked into."""
+        if not extension.is_rebuild or self._census is None:
+            return dict.fromkeys(self._desks, ())
+        return {name: await self._census(desk.books.market, extension.head) for name, desk in self._desks.items()}
 
-    async def _read(self, head: BlockHead) -> tuple[dict[str, _Read], dict[str, str], Inventory | None]:
+    async def _read(self, head: BlockHead) -> tuple[dict[str, Reading], dict[str, str], Inventory | None]:
         """Read every market and the inventory; concurrent reads share one request."""
         reads = self._chain.reads(head)
         self._turn += 1
-        is_turn = self._turn % self._parity.every_heads == 0
-        inventory, found = await asyncio.gather(
-            self._read_inventory(reads),
-            asyncio.gather(*(self._read_market(desk, reads, is_turn=is_turn) for desk in self._desks.values())),
-        )
+        every = self._parity.every_heads
+        turn = self._turn // every if every > 0 and self._turn % every == 0 else None
+        markets = [self._read_market(desk, reads, turn) for desk in self._desks.values()]
+        inventory, *found = await _all_of(self._read_inventory(reads), *markets)
         named = dict(zip(self._desks, found, strict=True))
-        readings = {name: each for name, each in named.items() if isinstance(each, _Read)}
+        readings = {name: each for name, each in named.items() if isinstance(each, Reading)}
         return readings, {name: str(each) for name, each in named.items() if isinstance(each, Invalid)}, inventory
 
-    async def _read_market(self, desk: _Desk, reads: BalanceReads, *, is_turn: bool) -> _Read | Invalid:
-        """Read one market; an impossible value in it stops neither the others nor, if it is an account's, this one."""
-        is_rediscovered = desk.is_stale
-        chosen = sample(list(desk.books.book.accounts), self._turn // self._parity.every_heads, self._parity.size)
-        compare = sorted(desk.quarantined | (set(chosen) if is_turn else set()))
-        wanted = sorted(desk.pending | desk.quarantined)
+    async def _read_market(self, desk: Desk, reads: BalanceReads, turn: int | None) -> Reading | Invalid:
+        """Read one market; an impossible value in it stops neither the others nor, if it is an account's, this one.
+
+        New contracts of a market may have moved balances in blocks whose logs were asked without knowing of them.
+        """
+        is_rediscovered, everybody = desk.is_stale, desk.books.book.accounts
+        chosen = () if turn is None else sample(list(everybody), turn, self._parity.size)
+        compare = sorted(desk.quarantined.union(chosen))
+        wanted = (desk.pending | desk.quarantined) - desk.impossible
         try:
             if is_rediscovered:
+                known = desk.reader.head_filter
                 await desk.reader.discover(reads)
-            snapshot, (positions, impossible), chain = await asyncio.gather(
+                if desk.reader.head_filter != known:
+                    wanted |= everybody.keys() - desk.impossible
+            snapshot, (positions, refused), (freed, still), chain = await _all_of(
                 desk.reader.snapshot(reads),
-                _positions(desk, reads, wanted),
+                _positions(desk, reads, sorted(wanted)),
+                _each_alone(desk, reads, sorted(desk.impossible)),
                 desk.reader.chain_health(reads, compare),
             )
         except Invalid as error:
             return error
-        return _Read(snapshot, positions, dict(zip(compare, chain, strict=True)), is_rediscovered, impossible)
+        compared = dict(zip(compare, chain, strict=True))
+        return Reading(snapshot, [*positions, *freed], refused | still, compared, is_rediscovered)
 
     async def _read_inventory(self, reads: BalanceReads) -> Inventory | None:
         if self._policy.signer is None:
@@ -287,66 +271,36 @@ class Scanner:
         ]
         return await read_inventory(reads, self._policy.signer, pairs)
 
-    def _scan(
-        self, head: BlockHead, readings: Mapping[str, _Read], taken: Mapping[str, tuple[Taken, ...]]
-    ) -> tuple[tuple[MarketPass, ...], list[Candidate]]:
+    def _scan(self, head: BlockHead, readings: Mapping[str, Reading]) -> tuple[tuple[MarketPass, ...], list[Candidate]]:
         markets: list[MarketPass] = []
         candidates: list[Candidate] = []
         for name, reading in readings.items():
             desk = self._desks[name]
-            desk.snapshot = reading.snapshot
-            if reading.is_rediscovered:
-                desk.books.rewrite_rows(reading.snapshot)
-                desk.is_stale = False
-            desk.books.put(list(reading.positions), reading.snapshot)
-            touched, new = len(desk.pending), frozenset(desk.new)
-            desk.pending.clear()
-            desk.new.clear()
-            mismatches, restored = self._compare(desk, reading, head)
-            scan = desk.books.scan(reading.snapshot, head.timestamp_s + self._landing_s, frozenset(desk.quarantined))
+            filed = desk.file(reading, head.timestamp_s)
+            scan = desk.scan(head.timestamp_s + self._landing_s)
             candidates += scan.candidates
             markets.append(
                 MarketPass(
                     market=desk.books.market,
                     snapshot=reading.snapshot,
                     scan=scan,
-                    touched=touched,
-                    new_accounts=new,
+                    touched=filed.touched,
+                    new_accounts=filed.new_accounts,
                     is_rediscovered=reading.is_rediscovered,
                     parity_checked=len(reading.compared),
-                    mismatches=mismatches,
-                    restored=restored,
-                    impossible=reading.impossible,
-                    taken=taken[name],
+                    mismatches=filed.mismatches,
+                    restored=filed.restored,
+                    impossible=filed.impossible,
+                    taken=filed.taken,
                 )
             )
         return tuple(markets), candidates
-
-    def _compare(self, desk: _Desk, reading: _Read, head: BlockHead) -> tuple[tuple[Mismatch, ...], frozenset[Address]]:
-        """Quarantine accounts whose local health is not the chain's, and free those that agree again."""
-        rules = desk.books.market.rules
-        mismatches = []
-        agreed = set()
-        for account, chain in reading.compared.items():
-            position = desk.books.book.position(account)
-            if position is None:
-                agreed.add(account)
-                continue
-            local = rules.health(position, reading.snapshot, head.timestamp_s)
-            if differs(local, chain):
-                mismatches.append(Mismatch(account, local, chain))
-            else:
-                agreed.add(account)
-        restored = frozenset(desk.quarantined & agreed)
-        desk.quarantined -= agreed
-        desk.quarantined |= {each.account for each in mismatches}
-        return tuple(mismatches), restored
 
     def _plan(
         self,
         head: BlockHead,
         candidates: Sequence[Candidate],
-        readings: Mapping[str, _Read],
+        readings: Mapping[str, Reading],
         inventory: Inventory | None,
     ) -> Planned:
         """Plan every candidate, but a quarantined one only where the chain itself calls it liquidatable."""
@@ -355,11 +309,12 @@ class Scanner:
         for candidate in candidates:
             desk = self._desks[candidate.market.name]
             account = candidate.position.account
-            chain = readings[candidate.market.name].compared.get(account)
-            if account in desk.quarantined and not (chain is not None and chain.is_liquidatable):
-                held.append(skip(head, candidate, Reason.QUARANTINED, "local and chain health differ"))
-            else:
+            if desk.is_trusted(account, readings[candidate.market.name].compared):
                 allowed.append(candidate)
+            else:
+                why = "it cannot be read" if account in desk.impossible else "local and chain health differ"
+                held.append(skip(head, candidate, Reason.QUARANTINED, why))
+        self.limits.sweep(head.number, {each.key for each in candidates})
         planned = plan(head, allowed, inventory, self.limits, self._policy)
         for each in planned.batch.plans if planned.batch else ():
             self.limits.lock(each.key, each.id)
@@ -367,18 +322,37 @@ class Scanner:
 
 
 async def _positions(
-    desk: _Desk, reads: BalanceReads, wanted: Sequence[Address]
-) -> tuple[list[Any], tuple[Address, ...]]:
-    """Read accounts together, and one by one where one of them holds what no contract could; name those."""
+    desk: Desk, reads: BalanceReads, wanted: Sequence[Address]
+) -> tuple[list[Any], frozenset[Address]]:
+    """Read accounts together, and each alone where one of them holds what no contract could; name those that do."""
     try:
-        return list(await desk.reader.positions(reads, wanted)), ()
+        return list(await desk.reader.positions(reads, wanted)), frozenset()
     except Invalid:
-        if len(wanted) == 1:
-            return [], tuple(wanted)
-    found: list[Any] = []
-    impossible: list[Address] = []
-    for account in wanted:
-        positions, refused = await _positions(desk, reads, [account])
-        found += positions
-        impossible += refused
-    return found, tuple(impossible)
+        return await _each_alone(desk, reads, wanted)
+
+
+async def _each_alone(
+    desk: Desk, reads: BalanceReads, wanted: Sequence[Address]
+) -> tuple[list[Any], frozenset[Address]]:
+    """Read accounts so that an impossible one spoils no other; they still share their requests."""
+
+    async def alone(account: Address) -> list[Any] | None:
+        try:
+            return list(await desk.reader.positions(reads, [account]))
+        except Invalid:
+            return None
+
+    found = await _all_of(*(alone(each) for each in wanted))
+    refused = (account for account, positions in zip(wanted, found, strict=True) if positions is None)
+    return [each for positions in found if positions for each in positions], frozenset(refused)
+
+
+async def _all_of(*work: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Wait for all at once; where one fails, end the others too, so that no read outlives its pass."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -4,7 +4,6 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -21,8 +20,9 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from keeper.chainfile import ChainFile, closest
-from keeper.domain.units import Base, Bps, Wei
+from keeper.chainfile import ChainFile, closest, parse_address
+from keeper.domain.mode import Mode
+from keeper.domain.units import Address, Base, Bps, Wei
 from keeper.errors import ConfigurationError
 from keeper.forms import (
     Scaled,
@@ -49,14 +49,6 @@ EXPOSED: Final = ": every user of this machine may open the file that it names; 
 GWEI: Final = 10**9
 FOREIGN_NAMES: Final = re.compile(r"KEEPER_SERVICE_(HOST|PORT(_\w+)?)|KEEPER_PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?")
 """What Kubernetes puts into every pod's environment where a Service is called keeper; KEEPER_PORT as well."""
-
-
-class Mode(StrEnum):
-    """How far the keeper goes."""
-
-    OBSERVE = "observe"
-    SHADOW = "shadow"
-    LIVE = "live"
 
 
 def _default_database(values: Mapping[str, Any]) -> str:
@@ -110,8 +102,10 @@ class Settings(BaseSettings):
         None, "Path of an encrypted keystore (web3 secret storage), instead of `KEEPER_PRIVATE_KEY`"
     )
     keystore_password: Secret | None = _setting(None, "The keystore's password")
+    address: Annotated[Address, BeforeValidator(parse_address)] | None = _setting(
+        None, "In shadow mode without a key: the account to simulate as, which holds tokens to repay with"
+    )
     state_dir: Folder = _setting("~/.local/state/keeper", "Folder of what must survive a restart")
-    cache_dir: Folder = _setting("~/.cache/keeper", "Folder of what can be read from the chain again")
     database_url: Annotated[str, AfterValidator(check_database_url)] = Field(
         default_factory=_default_database,
         description="The journal, `sqlite:///PATH`",
@@ -140,10 +134,10 @@ class Settings(BaseSettings):
         "1250", "Raise the fees by so much at a replacement, in hundredths of a percent; nodes refuse less than 1000"
     )
     confirmations: Annotated[int, BeforeValidator(Whole(1, 10_000))] = _setting(
-        "3", "Blocks on top of a transaction's own before its outcome is final"
+        "3", "Blocks that settle an outcome, the transaction's own included"
     )
     max_plans_per_head: Annotated[int, BeforeValidator(Whole(1, 1000))] = _setting(
-        "5", "Most liquidations to begin at one block"
+        "64", "Most liquidations to begin at one block"
     )
     http_host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.:-]{1,253}$")] = _setting(
         "127.0.0.1", "Address of the health and metrics endpoints"
@@ -164,15 +158,12 @@ class Settings(BaseSettings):
         "1000", "Time between questions for a new block on an http endpoint"
     )
     requests_per_second: Annotated[int, BeforeValidator(Whole(1, 10_000))] = _setting(
-        "20", "Request budget of each endpoint"
-    )
-    request_timeout_ms: Annotated[int, BeforeValidator(Whole(100, 120_000))] = _setting(
-        "3000", "Time after which a request counts as failed"
+        "50", "Request budget of each endpoint"
     )
     parity_every_heads: Annotated[int, BeforeValidator(Whole(0, 1_000_000))] = _setting(
-        "50", "Compare own results with the protocol's own view every so many blocks; 0: never"
+        "5", "Compare own results with the protocol's own view every so many blocks; 0: never"
     )
-    parity_sample: Annotated[int, BeforeValidator(Whole(1, 10_000))] = _setting("20", "Accounts to compare each time")
+    parity_sample: Annotated[int, BeforeValidator(Whole(1, 10_000))] = _setting("10", "Accounts to compare each time")
     max_head_age_s: Annotated[int, BeforeValidator(Whole(1, 86_400))] = _setting(
         "60", "Age of the newest block beyond which `/readyz` says no"
     )
@@ -375,6 +366,8 @@ def _contradictions(given: Collection[str], mode: str) -> Iterator[str]:
         yield "KEEPER_PRIVATE_KEY and KEEPER_KEYSTORE_FILE are both set; keep one, better the keystore"
     if mode.strip().lower() == Mode.LIVE and not has_key and not has_keystore:
         yield "KEEPER_MODE is live without KEEPER_PRIVATE_KEY or KEEPER_KEYSTORE_FILE; set one, or choose observe or shadow"
+    if mode.strip().lower() == Mode.SHADOW and not has_key and not has_keystore and "address" not in given:
+        yield "KEEPER_MODE is shadow without KEEPER_ADDRESS or a key; set the address of the account to simulate as"
     if has_keystore and "keystore_password" not in given:
         yield "KEEPER_KEYSTORE_FILE is set without KEEPER_KEYSTORE_PASSWORD; set it, better as KEEPER_KEYSTORE_PASSWORD_FILE"
     if "keystore_password" in given and not has_keystore:

@@ -44,7 +44,7 @@ def distance_bps(health: Health) -> int | None:
     factor = health.health_factor_wad
     if factor == MAX_UINT256:
         return None
-    return max(0, (factor - WAD) * _HUNDREDTHS // factor)
+    return (factor - WAD) * _HUNDREDTHS // factor if factor > WAD else 0
 
 
 def distance_text(health: Health) -> str:

@@ -1,5 +1,6 @@
 """The suite polices itself: every test has a tier, and none of them leaves this machine."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.timeout(CHAIN_TIMEOUT_S))
         elif tier == BENCH:
             item.add_marker(pytest.mark.bench)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the virtual clock from making an event loop for each test that has none, which nobody would close."""
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,18 @@
 """A protocol small enough to check by hand: one collateral, one debt, no interest. It implements the real ports."""
 
+import asyncio
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from keeper.domain.chain import BlockHead, Call, Log, LogFilter
+from keeper.chain.ancestry import BlockRange, Extension
+from keeper.domain.chain import BlockHead, Call, Log, LogFilter, ViewCall, ViewResult
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Realised
-from keeper.domain.ports import Market, Reads, Taken, Touched
+from keeper.domain.ports import Market, PriceAge, Reads, Taken, Touched
 from keeper.domain.position import Assessment, Health, Holding, Opportunity, PositionKey, Row, Token, Weight
-from keeper.domain.units import MAX_UINT256, WAD, Address, Base, BlockHash, Column, TokenAmount, Wad, Wei
+from keeper.domain.units import MAX_UINT256, WAD, Address, Base, BlockHash, Column, TokenAmount, TxHash, Wad, Wei
+from keeper.errors import Invalid, KeeperError, Stale
 
 GOLD = Token(Address(b"\x01" * 20), "GOLD", 0)
 CASH = Token(Address(b"\x02" * 20), "CASH", 0)
@@ -66,6 +70,7 @@ class ToySnapshot:
     blocked: Reason | None = None
     spender: Address = POOL
     inventory_tokens: Mapping[Address, Token] = field(default_factory=lambda: {CASH.address: CASH})
+    gold_column: Column = COLLATERAL
 
     def value_base(self, token: Address, amount: TokenAmount) -> Base | None:
         """Value gold or cash."""
@@ -77,16 +82,19 @@ class ToySnapshot:
 class ToyRules:
     """Liquidatable when cash exceeds 80 % of the gold's value; half may be repaid, a tenth is the bonus."""
 
+    def __init__(self, market: str = "toy") -> None:
+        """Name the market that opportunities are in."""
+        self._market = market
+
     def row(self, position: ToyPosition, snapshot: ToySnapshot) -> Row:
         """Return gold and cash."""
-        del snapshot
-        return ((COLLATERAL, position.gold), (DEBT, position.cash))
+        return ((snapshot.gold_column, position.gold), (DEBT, position.cash))
 
     def weights(self, snapshot: ToySnapshot, columns: Set[Column], at_s: int) -> Mapping[Column, Weight]:
         """Return exact weights: nothing is rounded here."""
         del columns, at_s
         return {
-            COLLATERAL: Weight(snapshot.price_base * THRESHOLD_BPS, 10_000, 1),
+            snapshot.gold_column: Weight(snapshot.price_base * THRESHOLD_BPS, 10_000, 1),
             DEBT: Weight(-(10**8), 1, 1),
         }
 
@@ -121,7 +129,7 @@ class ToyRules:
         self, position: ToyPosition, snapshot: ToySnapshot, at_s: int, repay: int, seized: int
     ) -> Opportunity:
         return Opportunity(
-            key=PositionKey("toy", position.account),
+            key=PositionKey(self._market, position.account),
             repay=CASH,
             repay_amount=TokenAmount(repay),
             repay_limit=TokenAmount(repay),
@@ -196,12 +204,282 @@ class ToyReader:
         healths = [rules.health(self.state[each], snapshot, reads.head.timestamp_s) for each in accounts]
         return [replace(each, debt_base=Base(each.debt_base + self.chain_error_base)) for each in healths]
 
+    async def price_ages(self, reads: Reads) -> Sequence[PriceAge]:
+        """Return the price of gold, as old as the head."""
+        return [PriceAge(GOLD, Base(self.price_base), reads.head.timestamp_s)]
+
 
 def toy_market(reader: ToyReader | None = None) -> Market:
     """Return the toy protocol bound to one market."""
-    return Market("toy", "toy", 1, reader or ToyReader(), ToyRules(), ToyCalls())
+    served = reader or ToyReader()
+    return Market(served.market, "toy", 1, served, ToyRules(served.market), ToyCalls())
 
 
 def realised(repaid: int, seized: int) -> Realised:
     """Return realised amounts."""
     return Realised(TokenAmount(repaid), TokenAmount(seized))
+
+
+BORROWED, MOVED, TAKEN, CHANGED = (bytes([number]) * 32 for number in (1, 2, 3, 4))
+ANNEX = Address(b"\x0e" * 20)
+"""A contract that the market gets later."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToyBlock:
+    """A block: its logs, and everybody's state after it."""
+
+    head: BlockHead
+    logs: tuple[Log, ...]
+    state: Mapping[Address, ToyPosition]
+    price_base: int
+    contracts: frozenset[Address]
+    gold_column: Column
+
+
+class ToyChain:
+    """A chain with forks, gaps and failures on demand. It implements `scanner.Chain`."""
+
+    def __init__(self, *, depth: int = 8) -> None:
+        """Start at block 100 without positions."""
+        self.depth = depth
+        self.known: dict[BlockHash, ToyBlock] = {}
+        self.failures: dict[str, deque[KeeperError]] = defaultdict(deque)
+        self.ring: dict[int, BlockHead] = {}
+        self.requests: list[tuple[BlockHead, list[ViewCall]]] = []
+        self.funds: dict[Address, int] = {CASH.address: 10**9}
+        self._forks = 0
+        self.blocks: list[ToyBlock] = []
+        self._add(ToyBlock(head(100), (), {}, 100 * 10**8, frozenset({POOL}), COLLATERAL))
+
+    @property
+    def head(self) -> BlockHead:
+        """Return the newest block."""
+        return self.blocks[-1].head
+
+    def mine(
+        self,
+        *changed: ToyPosition,
+        price_base: int | None = None,
+        taken: Iterable[Address] = (),
+        at: Address = POOL,
+        annex: bool = False,
+        gold_column: Column | None = None,
+    ) -> BlockHead:
+        """Add a block: positions that change in it (with a log each), liquidations, a market change."""
+        before = self.blocks[-1]
+        forked, below = self._forks, int.from_bytes(before.head.hash[:8], "big")
+        new = head(before.head.number + 1, fork=forked, parent_fork=below)
+        emitted = [(at, BORROWED if _borrows(before.state, each) else MOVED, each.account) for each in changed]
+        emitted += [(POOL, TAKEN, each) for each in taken]
+        if annex or gold_column is not None:
+            emitted.append((POOL, CHANGED, Address(bytes(20))))
+        logs = tuple(
+            Log(where, (topic,), data, new.number, new.hash, index, TxHash(new.hash))
+            for index, (where, topic, data) in enumerate(emitted)
+        )
+        block = ToyBlock(
+            head=new,
+            logs=logs,
+            state={**before.state, **{each.account: each for each in changed}},
+            price_base=before.price_base if price_base is None else price_base,
+            contracts=before.contracts | ({ANNEX} if annex else set()),
+            gold_column=before.gold_column if gold_column is None else gold_column,
+        )
+        self._add(block)
+        return new
+
+    def drop(self, depth: int) -> None:
+        """Orphan the last blocks; what is mined next is another fork."""
+        del self.blocks[len(self.blocks) - depth :]
+        self._forks += 1
+
+    def fail(self, where: str, error: KeeperError) -> None:
+        """Let the next `extend`, `logs` or `reads` fail once."""
+        self.failures[where].append(error)
+
+    async def extend(self, head: BlockHead) -> Extension:
+        """Return the way to a head."""
+        self.refuse("extend")
+        if not self.ring:
+            return Extension(head, (head,))
+        line = self._line(head)
+        kept = [number for number, ours in self.ring.items() if line.get(number) == ours]
+        base = max(kept, default=-1)
+        orphaned = tuple(self.ring[number] for number in sorted(self.ring) if number > base)
+        if not kept:
+            return Extension(head, (head,), orphaned, is_rebuild=True)
+        if head.number - base - 1 > self.depth:
+            return Extension(head, (head,), orphaned, gap=BlockRange(base + 1, head.number - 1))
+        return Extension(head, tuple(line[each] for each in range(base + 1, head.number + 1)), orphaned)
+
+    def commit(self, extension: Extension) -> None:
+        """Take the head."""
+        if extension.is_rebuild or extension.gap is not None:
+            self.ring.clear()
+        for orphan in extension.orphaned:
+            self.ring.pop(orphan.number, None)
+        for block in (*extension.new, extension.head):
+            self.ring[block.number] = block
+        for number in [each for each in self.ring if each <= extension.head.number - self.depth]:
+            del self.ring[number]
+
+    async def logs(self, extension: Extension, wanted: LogFilter) -> Sequence[Log]:
+        """Return the logs of a gap and of the new blocks."""
+        self.refuse("logs")
+        line, gap = self._line(extension.head), extension.gap
+        blocks = [line[each] for each in range(gap.first, gap.last + 1)] if gap else []
+        found = [log for block in (*blocks, *extension.new) for log in self.known[block.hash].logs]
+        return [log for log in found if log.address in wanted.addresses and log.topics[0] in wanted.topics]
+
+    def reads(self, head: BlockHead) -> "ToyReads":
+        """Return reads at a block."""
+        return ToyReads(self, head)
+
+    def ancestor(self, number: int) -> BlockHead | None:
+        """Return a committed block."""
+        return self.ring.get(number)
+
+    def refuse(self, where: str) -> None:
+        """Raise the failure that waits there."""
+        if self.failures[where]:
+            raise self.failures[where].popleft()
+
+    def borrowers(self, head: BlockHead) -> set[Address]:
+        """Return every account that borrowed on the way to a head: what a discovery from the beginning finds."""
+        logs = [log for block in self._line(head).values() for log in self.known[block.hash].logs]
+        return {Address(log.data) for log in logs if log.topics[0] == BORROWED}
+
+    def _line(self, head: BlockHead) -> dict[int, BlockHead]:
+        line = {}
+        at: ToyBlock | None = self.known[head.hash]
+        while at is not None:
+            line[at.head.number] = at.head
+            at = self.known.get(at.head.parent_hash)
+        return line
+
+    def _add(self, block: ToyBlock) -> None:
+        self.blocks.append(block)
+        self.known[block.head.hash] = block
+
+
+@dataclass(slots=True)
+class ToyReads:
+    """Reads at one block of a `ToyChain`: concurrent callers share one request, an orphaned block is gone."""
+
+    chain: ToyChain
+    head: BlockHead
+    _round: "asyncio.Task[None] | None" = None
+    _calls: list[ViewCall] = field(default_factory=list)
+
+    @property
+    def block(self) -> ToyBlock:
+        """Return the block."""
+        return self.chain.known[self.head.hash]
+
+    async def many(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
+        """Answer everything with what the signer holds."""
+        self._calls.extend(calls)
+        if self._round is None:
+            self._round = asyncio.create_task(self._ask())
+        await asyncio.shield(self._round)
+        return [ViewResult(ok=True, data=self.chain.funds.get(call.to, 0).to_bytes(32)) for call in calls]
+
+    async def native_balance(self, address: Address) -> Wei:
+        """Return one coin."""
+        await self.many([ViewCall(address, b"")])
+        return Wei(10**18)
+
+    async def _ask(self) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        calls, self._calls, self._round = self._calls, [], None
+        self.chain.requests.append((self.head, calls))
+        self.chain.refuse("reads")
+        if self.block not in self.chain.blocks:
+            raise Stale(f"block {self.head.number} is gone")
+
+
+@dataclass
+class ChainReader(ToyReader):
+    """Read the toy protocol from a `ToyChain`.
+
+    `impossible` accounts say what no contract could, `misread` ones are seen otherwise than the chain does.
+    """
+
+    chain: ToyChain = field(default_factory=ToyChain)
+    impossible: set[Address] = field(default_factory=set)
+    misread: dict[Address, ToyPosition] = field(default_factory=dict)
+    is_impossible: bool = False
+    read: list[list[Address]] = field(default_factory=list)
+    compared: list[list[Address]] = field(default_factory=list)
+
+    async def discover(self, reads: Reads) -> None:
+        """Find the contracts."""
+        block = await self._block(reads)
+        self.discovered += 1
+        self.discovery_filter = LogFilter(frozenset({POOL}), frozenset({BORROWED}))
+        self.head_filter = LogFilter(block.contracts, frozenset({BORROWED, MOVED, TAKEN, CHANGED}))
+
+    def accounts(self, logs: Iterable[Log]) -> frozenset[Address]:
+        """Return who borrowed."""
+        return frozenset(Address(log.data) for log in logs if log.topics[0] == BORROWED)
+
+    def touched(self, logs: Iterable[Log]) -> Touched:
+        """Return whose state changed."""
+        seen = list(logs)
+        accounts = frozenset(Address(log.data) for log in seen if log.topics[0] != CHANGED)
+        return Touched(accounts, any(log.topics[0] == CHANGED for log in seen))
+
+    def liquidations(self, logs: Iterable[Log]) -> Sequence[Taken]:
+        """Return who was liquidated, by account 999."""
+        return [
+            Taken(
+                PositionKey(self.market, Address(log.data)),
+                account(999),
+                realised(1, 1),
+                CASH.address,
+                GOLD.address,
+                log,
+            )
+            for log in logs
+            if log.topics[0] == TAKEN
+        ]
+
+    async def snapshot(self, reads: Reads) -> ToySnapshot:
+        """Return the prices of the block."""
+        block = await self._block(reads)
+        if self.is_impossible:
+            raise Invalid("the price is not of this world")
+        return ToySnapshot(reads.head, block.price_base, blocked=self.blocked, gold_column=block.gold_column)
+
+    async def positions(self, reads: Reads, accounts: Sequence[Address]) -> Sequence[ToyPosition]:
+        """Return positions of the block."""
+        if not accounts:
+            return []
+        block = await self._block(reads)
+        self.read.append(list(accounts))
+        if not self.impossible.isdisjoint(accounts):
+            raise Invalid("a balance is not of this world")
+        state = {**block.state, **self.misread}
+        return [state.get(each, ToyPosition(each, 0, 0)) for each in accounts]
+
+    async def chain_health(self, reads: Reads, accounts: Sequence[Address]) -> Sequence[Health | None]:
+        """Return what the block's state comes to."""
+        if not accounts:
+            return []
+        block = await self._block(reads)
+        self.compared.append(list(accounts))
+        rules, snapshot = ToyRules(), ToySnapshot(reads.head, block.price_base)
+        held = [block.state.get(each, ToyPosition(each, 0, 0)) for each in accounts]
+        return [rules.health(each, snapshot, reads.head.timestamp_s) for each in held]
+
+    async def _block(self, reads: Reads) -> ToyBlock:
+        await reads.many([ViewCall(POOL, b"")])
+        return self.chain.known[reads.head.hash]
+
+
+def _borrows(state: Mapping[Address, ToyPosition], position: ToyPosition) -> bool:
+    """Return whether more is owed than before: only that is logged as a borrow."""
+    before = state.get(position.account)
+    return position.cash > (before.cash if before else 0)

@@ -19,7 +19,6 @@ T = TypeVar("T")
 
 _MAX_CALLS: Final = 1_500
 _MAX_BYTES: Final = 384 * 1024
-_CHUNKS_PER_REQUEST: Final = 2
 _TURNS_TO_JOIN: Final = 3
 _REQUESTS_AT_ONCE: Final = 4
 _CALM_FLUSHES: Final = 50
@@ -103,32 +102,25 @@ class PinnedReads:
         for _ in range(_TURNS_TO_JOIN):
             await asyncio.sleep(0)
         self._reading = None
-        chunks = list(_chunks(calls, self._limits.calls))
-        groups = [chunks[at : at + _CHUNKS_PER_REQUEST] for at in range(0, len(chunks), _CHUNKS_PER_REQUEST)]
+        chunks = _chunks(calls, self._limits.calls)
         try:
-            found = await asyncio.gather(*(self._group(group) for group in groups))
+            found = await asyncio.gather(*(self._aggregate(chunk) for chunk in chunks))
         except BlockUnknown as gone:
             raise Stale(f"block {self._head.number} is gone: {gone}") from None
-        return [result for group in found for result in group]
+        return [result for results in found for result in results]
 
-    async def _group(self, chunks: Sequence[Sequence[ViewCall]]) -> list[ViewResult]:
-        """Read some aggregates in one request, and in smaller ones what was refused."""
-        requests = [self._request(self._multicall, pack(chunk)) for chunk in chunks]
-        sizes = [len(chunk) for chunk in chunks]
-        answers: Sequence[list[ViewResult] | RpcError]
+    async def _aggregate(self, chunk: Sequence[ViewCall]) -> list[ViewResult]:
+        """Read some views in one call, and in smaller ones what was refused."""
+        request = self._request(self._multicall, pack(chunk))
         try:
             async with self._places:
-                answers = await self._ask(requests, partial(_unpack_each, sizes))
+                answer = await self._ask([request], partial(_unpacked, len(chunk)))
         except BatchTooLarge as refused:
-            answers = [RpcError(0, str(refused), is_revert=False, is_too_heavy=True) for _ in chunks]
-        results: list[ViewResult] = []
-        for chunk, answer in zip(chunks, answers, strict=True):
-            if isinstance(answer, RpcError):
-                results += await self._smaller(chunk, answer)
-            else:
-                self._limits.grow(len(chunk))
-                results += answer
-        return results
+            answer = RpcError(0, str(refused), is_revert=False, is_too_heavy=True)
+        if isinstance(answer, RpcError):
+            return await self._smaller(chunk, answer)
+        self._limits.grow(len(chunk))
+        return answer
 
     async def _smaller(self, chunk: Sequence[ViewCall], refused: RpcError) -> list[ViewResult]:
         """Read a refused aggregate in halves; a view that fails all alone fails by itself."""
@@ -138,7 +130,7 @@ class PinnedReads:
             return [await self._alone(chunk[0])]
         self._limits.shrink(len(chunk))
         middle = len(chunk) // 2
-        return [*await self._group([chunk[:middle]]), *await self._group([chunk[middle:]])]
+        return [*await self._aggregate(chunk[:middle]), *await self._aggregate(chunk[middle:])]
 
     async def _alone(self, call: ViewCall) -> ViewResult:
         """Make one call without the aggregate, so that what it does to the aggregate hits nobody else."""
@@ -170,16 +162,12 @@ def _chunks(calls: Sequence[ViewCall], most: int) -> Iterator[Sequence[ViewCall]
     yield calls[begin:]
 
 
-def _unpack_each(sizes: Sequence[int], answers: Sequence[Answer]) -> list[list[ViewResult] | RpcError]:
-    """Unpack each aggregate, keeping refusals as values; no data at all means that there is no contract."""
-    found: list[list[ViewResult] | RpcError] = []
-    for answer, size in zip(answers, sizes, strict=True):
-        data = answer if isinstance(answer, RpcError) else bytes_of(answer)
-        if isinstance(data, bytes):
-            found.append(unpack(data, size) if data else _NO_CONTRACT)
-        else:
-            found.append(data)
-    return found
+def _unpacked(size: int, answers: Sequence[Answer]) -> list[ViewResult] | RpcError:
+    """Unpack an aggregate, keeping a refusal as a value; no data at all means that there is no contract."""
+    answer = _bytes_or_refusal(answers)
+    if isinstance(answer, RpcError):
+        return answer
+    return unpack(answer, size) if answer else _NO_CONTRACT
 
 
 def _bytes_or_refusal(answers: Sequence[Answer]) -> bytes | RpcError:

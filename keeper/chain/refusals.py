@@ -18,6 +18,7 @@ from keeper.chain.failures import (
 )
 from keeper.chain.mask import Mask
 from keeper.chain.wire import data as hex_data
+from keeper.chain.wire import json_of
 
 _TEXT_READ_LIMIT: Final = 4096
 _DATA_LIMIT: Final = 1 << 20
@@ -88,7 +89,7 @@ def _is_broken(code: int, text: str) -> bool:
 def _fields(raw: msgspec.Raw) -> tuple[int, str, str]:
     """Return code, message and the data's text of an error object of any shape."""
     try:
-        value = msgspec.json.decode(raw)
+        value = json_of(raw)
     except (ValueError, RecursionError):
         return 0, "unreadable error", ""
     if not isinstance(value, dict):

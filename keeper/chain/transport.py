@@ -4,6 +4,7 @@ import asyncio
 import errno
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Final, Protocol
 
@@ -24,6 +25,7 @@ _HEADERS: Final = {"Content-Type": "application/json", "Accept": "application/js
 _DEFAULT_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 300.0
 _ERROR_BODY_LIMIT: Final = 64 * 1024
+_LONG_BODY: Final = 1 << 20
 
 
 class Transport(Protocol):
@@ -62,7 +64,7 @@ class HttpTransport:
         session = self._session or self._open()
         failure: NodeFailure
         try:
-            async with session.post(self._url, data=body, allow_redirects=False) as response:
+            async with session.post(self._url, data=_payload(body), allow_redirects=False) as response:
                 if response.status == 200:
                     return self._parse(await self._read(response, self._max_answer_bytes))
                 return await self._refused(response)
@@ -125,6 +127,11 @@ class HttpTransport:
         if status in (408, 504):
             raise TimedOut(self._alias, f"HTTP {status}")
         raise BadResponse(self._alias, f"HTTP {status}")
+
+
+def _payload(body: bytes) -> bytes | BytesIO:
+    """Return a body as the library wants it: a long one is written in parts."""
+    return body if len(body) <= _LONG_BODY else BytesIO(body)
 
 
 class WsTransport:

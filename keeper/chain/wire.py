@@ -5,6 +5,7 @@ that into a failure of the node. A null raises `Absent`.
 """
 
 import re
+import sys
 from binascii import unhexlify
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
@@ -26,6 +27,7 @@ Decode: TypeAlias = Callable[[Sequence[Answer]], T]
 
 _QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}").fullmatch
 _BLOOM_BYTES: Final = 256
+_DEEPEST_NESTING: Final = 5_000
 _encode = msgspec.json.Encoder().encode
 
 
@@ -57,10 +59,21 @@ def envelopes(body: bytes | str) -> list[Envelope]:
 
     Raises: ValueError or RecursionError.
     """
+    _bound_nesting()
     start = body[:64].lstrip()[:1]
     if start in (b"[", "["):
         return _many.decode(body)
     return [_one.decode(body)]
+
+
+def _bound_nesting() -> None:
+    """Keep the interpreter's recursion limit where a deeply nested answer still ends as RecursionError.
+
+    py_ecc, which web3 imports, raises the limit to 100,000: an answer that opens as many brackets would then overrun
+    the stack and kill the process.
+    """
+    if sys.getrecursionlimit() > _DEEPEST_NESTING:
+        sys.setrecursionlimit(_DEEPEST_NESTING)
 
 
 def is_null(raw: msgspec.Raw) -> bool:
@@ -174,6 +187,7 @@ def bytes_of(raw: msgspec.Raw) -> bytes:
 
 def json_of(raw: msgspec.Raw) -> Any:
     """Decode any JSON value."""
+    _bound_nesting()
     return msgspec.json.decode(raw)
 
 

@@ -140,6 +140,7 @@ def keeper_environment(
         "KEEPER_HTTP_PORT": str(http_port),
         "KEEPER_LOG_FORMAT": "json",
         "KEEPER_POLL_INTERVAL_MS": "100",
+        "KEEPER_REQUESTS_PER_SECOND": "1000",
         "HOME": str(state_dir),
     }
     if key_file is not None:

@@ -4,7 +4,7 @@ A cool-down belongs to a class of failure and to the state that caused it: it en
 rewritten or when the profit at stake moved by a twentieth, and doubles while the same failure repeats.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -101,6 +101,9 @@ class Limits:
             return None
         return cool
 
-    def forget(self, key: PositionKey) -> None:
-        """Drop what is remembered of an account that recovered or left."""
-        self._cool.pop(key, None)
+    def sweep(self, block: int, liquidatable: Collection[PositionKey]) -> None:
+        """Forget failures long past of accounts that recovered or left; an ordinary memory ends with the state."""
+        over = [key for key, cool in self._cool.items() if cool.until_block + MAX_COOL_DOWN_BLOCKS <= block]
+        for key in over:
+            if key not in liquidatable:
+                del self._cool[key]

@@ -2,24 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from hashlib import blake2b
 
 from keeper.domain.chain import BlockHead
+from keeper.domain.mode import Mode
 from keeper.domain.outcome import Decision, Reason
 from keeper.domain.plan import Approval, Batch, DecisionRecord, Inventory, Plan
 from keeper.domain.position import Opportunity, Token
 from keeper.domain.units import Address, Base, TokenAmount
 from keeper.engine.limits import Limits
 from keeper.engine.scan import Candidate
-
-
-class Mode(StrEnum):
-    """How far the keeper may go."""
-
-    OBSERVE = "observe"
-    SHADOW = "shadow"
-    LIVE = "live"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,36 +50,43 @@ class Purse:
         self._inventory = inventory
         self._approval_base = approval_base
         self._spent: dict[Address, int] = {}
-        self._allowances = dict(inventory.allowances) if inventory else {}
-        self.approvals: list[Approval] = []
+        self._pulled: dict[tuple[Address, Address], int] = {}
+        self._granted: dict[tuple[Address, Address], TokenAmount] = {}
+
+    @property
+    def approvals(self) -> tuple[Approval, ...]:
+        """Return the allowances that the plans need, one at most for each token and spender."""
+        return tuple(Approval(token, spender, amount) for (token, spender), amount in self._granted.items())
 
     def budget(self, candidate: Candidate) -> Mapping[Address, TokenAmount] | None:
-        """Return what may be paid per token: the balance left, and no more than an allowance may be."""
+        """Return what may be paid per token: the balance left, and no more than the allowance is or may become."""
         if self._inventory is None:
             return None
-        snapshot = candidate.snapshot
         budget = {}
-        for address, token in snapshot.inventory_tokens.items():
+        for address, token in candidate.snapshot.inventory_tokens.items():
             left = self._inventory.balances.get(address, 0) - self._spent.get(address, 0)
-            cap = self._approval_cap(candidate, token)
-            allowed = max(cap, self._allowances.get((address, snapshot.spender), 0))
-            budget[address] = TokenAmount(max(0, min(left, allowed)))
+            key = (address, candidate.snapshot.spender)
+            allowed = max(self._allowance(key), 0 if key in self._granted else self._cap(candidate, token))
+            budget[address] = TokenAmount(max(0, min(left, allowed - self._pulled.get(key, 0))))
         return budget
 
     def pay(self, candidate: Candidate, opportunity: Opportunity) -> None:
-        """Set aside what a plan may pull, with the approval that it needs."""
+        """Set aside what a plan may pull; an allowance that does not reach is set once, to the operator's cap."""
         if self._inventory is None:
             return
         token, limit = opportunity.repay, opportunity.repay_limit
-        self._spent[token.address] = self._spent.get(token.address, 0) + limit
         key = (token.address, opportunity.spender)
-        if self._allowances.get(key, 0) < limit:
-            amount = TokenAmount(max(limit, self._approval_cap(candidate, token)))
-            self.approvals.append(Approval(token.address, opportunity.spender, amount))
-            self._allowances[key] = amount
-        self._allowances[key] = TokenAmount(self._allowances[key] - limit)
+        self._spent[token.address] = self._spent.get(token.address, 0) + limit
+        self._pulled[key] = self._pulled.get(key, 0) + limit
+        if self._allowance(key) < self._pulled[key]:
+            self._granted[key] = self._cap(candidate, token)
 
-    def _approval_cap(self, candidate: Candidate, token: Token) -> TokenAmount:
+    def _allowance(self, key: tuple[Address, Address]) -> int:
+        """Return the allowance that the plans so far will find."""
+        held = self._inventory.allowances.get(key, TokenAmount(0)) if self._inventory else TokenAmount(0)
+        return self._granted.get(key, held)
+
+    def _cap(self, candidate: Candidate, token: Token) -> TokenAmount:
         """Convert the operator's cap to the token's units at the market's price."""
         unit = TokenAmount(10**token.decimals)
         unit_base = candidate.snapshot.value_base(token.address, unit)
@@ -120,13 +119,13 @@ def plan(
                 plans.append(made)
             else:
                 decisions.append(made)
-    batch = Batch(head, tuple(purse.approvals), tuple(plans)) if plans else None
+    batch = Batch(head, purse.approvals, tuple(plans)) if plans else None
     return Planned(tuple(decisions), batch)
 
 
 def accept(head: BlockHead, candidate: Candidate, plan_id: str, profit_base: Base, detail: str) -> DecisionRecord:
     """Record that a candidate's plan was sent."""
-    return _record(head, candidate, Decision.ACCEPTED, None, profit_base, plan_id, detail)
+    return _record(head, candidate, Decision.ACCEPTED, profit_base=profit_base, plan_id=plan_id, detail=detail)
 
 
 def skip(head: BlockHead, candidate: Candidate, reason: Reason, detail: str) -> DecisionRecord:
@@ -207,17 +206,18 @@ def _plan_id(head: BlockHead, candidate: Candidate) -> str:
 def _skip(
     head: BlockHead, candidate: Candidate, reason: Reason, profit_base: Base | None = None, detail: str = ""
 ) -> DecisionRecord:
-    return _record(head, candidate, Decision.SKIPPED, reason, profit_base, None, detail)
+    return _record(head, candidate, Decision.SKIPPED, reason=reason, profit_base=profit_base, detail=detail)
 
 
 def _record(
     head: BlockHead,
     candidate: Candidate,
     decision: Decision,
-    reason: Reason | None,
+    *,
     profit_base: Base | None,
-    plan_id: str | None,
     detail: str,
+    reason: Reason | None = None,
+    plan_id: str | None = None,
 ) -> DecisionRecord:
     health = candidate.assessment.health
     return DecisionRecord(

@@ -68,12 +68,14 @@ class Slot:
 class Lane:
     """Nonces are given out without gaps: the next is the chain's, or the one after our own last if that is higher.
 
-    `own_next` is None until the first transaction or the journal tells.
+    `own_next` follows the last nonce of ours, and is None before the first. Somebody else's are never counted as ours:
+    a reorg may give them back. `told_next` follows the last one that was looked at.
     """
 
     sender: Address
     mined_nonce: int = 0
     own_next: int | None = None
+    told_next: int | None = None
     slots: dict[int, Slot] = field(default_factory=dict)
 
     @property
@@ -105,8 +107,9 @@ class Lane:
     def observe(self, nonce: int) -> range:
         """Take the chain's nonce, and return the nonces beyond our own that somebody else has used."""
         self.mined_nonce = nonce
-        before, self.own_next = self.own_next, max(nonce, self.own_next or 0)
-        return range(0) if before is None else range(before, nonce)
+        known = [each for each in (self.own_next, self.told_next) if each is not None]
+        self.told_next = max(nonce, *known) if known else nonce
+        return range(max(known), nonce) if known else range(0)
 
     def add(self, entries: Iterable[Entry], block: int) -> None:
         """Take over entries that are in the journal."""

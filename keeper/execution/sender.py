@@ -61,6 +61,7 @@ class Sender:
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_recovered = False
+        self._is_storage_failing = False
         self._is_stopping = False
         self._undisturbed: set[asyncio.Task[Any]] = set()
         simulator = Simulator(network, markets, signer.address)
@@ -102,7 +103,7 @@ class Sender:
             entries = await self._journal.open_entries()
             highest = await self._journal.highest_nonce()
             self._lane.slots.clear()
-            self._lane.own_next = None if highest is None else highest + 1
+            self._lane.own_next = self._lane.told_next = None if highest is None else highest + 1
             self._lane.add(entries, -1)
             for slot in self._lane.ordered:
                 slot.is_suspect = True
@@ -184,9 +185,10 @@ class Sender:
         self._announce(await self._watch.settle(head, standing))
         if self._is_stopping:
             await self._tend.resend(head)
-            return
-        await self._tend.tend(head)
-        await self._tend.fill(head, at_once=False)
+        else:
+            await self._tend.tend(head)
+            await self._tend.fill(head, at_once=False)
+        self._storage_works()
 
     async def _send_wanted(self, batch: Batch, wanted: Sequence[Plan]) -> Sequence[Verdict]:
         try:
@@ -201,7 +203,7 @@ class Sender:
 
     async def _commit_and_send(self, head: BlockHead, prepared: Prepared) -> Sequence[Verdict]:
         """Give out the nonces, put everything in the journal in one commit, and only then let it leave."""
-        strangers = self._lane.observe(max(prepared.funds.nonce, self._lane.mined_nonce))
+        strangers = self._lane.observe(prepared.funds.nonce)
         if strangers:
             self._observer.event("tx.foreign_nonce", nonce=strangers[0], last_nonce=strangers[-1])
         bids, refused = self._affordable(prepared)
@@ -213,6 +215,7 @@ class Sender:
         except StoreFailed as error:
             self._refuse_unless_passing(error)
             return [*refused, *(skip(bid.plan, Reason.STORAGE, error.fault.value) for bid in bids if bid.plan)]
+        self._storage_works()
         self._lane.add(entries, head.number)
         for entry in entries:
             intent = entry.intent
@@ -319,8 +322,14 @@ class Sender:
         """Raise a fault that no waiting cures; tell of the others."""
         if not error.is_passing:
             raise error
+        self._is_storage_failing = True
         name = "storage.full" if error.fault is Fault.FULL else "storage.error"
         self._observer.event(name, error=str(error), fault=error.fault.value)
+
+    def _storage_works(self) -> None:
+        if self._is_storage_failing:
+            self._is_storage_failing = False
+            self._observer.event("storage.recovered")
 
     async def _alone(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run work on the lane with nobody beside it, to its end even when the caller is cancelled."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Final, Never, Self
 
 from coincurve import PrivateKey
-from eth_account import Account
 from eth_hash.auto import keccak
 
 from keeper.domain.units import Address, TxHash, Wei
@@ -75,6 +74,8 @@ class Signer:
 
         Raises: ConfigurationError, with a constant message.
         """
+        from eth_account import Account  # noqa: PLC0415 - takes most of a second to import, and few keys are keystores
+
         try:
             key = bytes(Account.decrypt(json.loads(document), password))
         except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from keeper.chain.transactions import Standing
 from keeper.domain.chain import BlockHead, Receipt
-from keeper.domain.outcome import Reason, Result
+from keeper.domain.outcome import Reason
 from keeper.domain.plan import Outcome
 from keeper.domain.ports import Market, Taken
 from keeper.domain.position import PositionKey
@@ -153,9 +153,6 @@ class Watch:
         change.entry = closed(change.entry)
         change.is_over = True
         change.events.append(("tx.finalized", self._named(change.slot, inclusion.tx_hash)))
-        if change.outcome is not None and change.outcome.result in {Result.WON, Result.LOST}:
-            fields = {"plan_id": change.outcome.plan_id, "detail": change.outcome.detail}
-            change.events.append((f"liquidation.{change.outcome.result.value}", fields))
         return change
 
     async def _why(self, entry: Entry, receipt: Receipt) -> tuple[Reason, str] | None:

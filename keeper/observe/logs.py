@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from time import time
 from typing import Any, Final, Literal, TextIO
 
@@ -43,6 +44,7 @@ class Renderer:
         self._common = {key: plain(value, redact) for key, value in common.items()}
         self._console = console
         self._unix_s = unix_s
+        self._name = lru_cache(maxsize=1024)(lambda key: clean(key, redact))
 
     def __call__(self, _logger: object, level: str, fields: MutableMapping[str, Any]) -> str:
         """Render one event."""
@@ -55,7 +57,7 @@ class Renderer:
             **self._common,
         }
         for key, value in fields.items():
-            name = clean(key, self._redact)
+            name = self._name(key)
             line[f"{name}_" if name in line else name] = plain(value, self._redact)
         if error is not None:
             line["exception"] = trace(error, self._redact)

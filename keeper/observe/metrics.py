@@ -55,7 +55,7 @@ class Metrics:
     """Every number that the keeper shows; the names begin with `keeper_`."""
 
     def __init__(self, *, clock: Clock, version: str, chain: str, mode: str) -> None:
-        disable_created_metrics()  # a second series for every counter, to say when it began
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, to say when it began
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._clock = clock

@@ -17,12 +17,14 @@ class Redactor:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         forms = {form for secret in secrets for form in _spellings(secret) if len(form) >= SHORTEST_HIDDEN}
         longest_first = sorted(forms, key=lambda form: (-len(form), form))
-        self._shortest = min(map(len, forms), default=0)
+        folded = {form.casefold() for form in forms}
+        self._telling = tuple(form for form in folded if not any(part in form for part in folded - {form}))
         self._pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if forms else None
 
     def __call__(self, text: str) -> str:
         """Return the text without secrets."""
-        if self._pattern is None or len(text) < self._shortest:
+        folded = text.casefold()  # looking for few texts is far quicker than for one pattern of many
+        if self._pattern is None or not any(form in folded for form in self._telling):
             return text
         return self._pattern.sub(MASK, text)
 

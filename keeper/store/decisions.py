@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, func, select
+from sqlalchemy.dialects.sqlite import insert
 
 from keeper.domain.outcome import Decision, Reason
 from keeper.domain.plan import DecisionRecord
@@ -80,25 +81,19 @@ class Decisions:
             query = select(func.coalesce(func.max(table.c.id), 0))
             highest = await self._database.run(lambda connection: connection.execute(query).scalar_one())
             self._next_row = int(highest) + 1
-        rows: list[dict[str, Any]] = []
-        grown: list[dict[str, Any]] = []
         for span in dirty:
             if span.row is None:
                 span.row = self._next_row
                 self._next_row += 1
-                rows.append(_row(span))
-            else:
-                grown.append(_row(span))
+        rows = [_row(span) for span in dirty]
         for span in dirty:
             span.is_dirty = False
         ended, self._ended = self._ended, []
         try:
-            await self._database.run(lambda connection: _write(connection, rows, grown))
+            await self._database.run(lambda connection: _write(connection, rows))
         except BaseException:
-            fresh = {row["id"] for row in rows}
             for span in dirty:
                 span.is_dirty = True
-                span.row = None if span.row in fresh else span.row
             self._ended = ended + self._ended
             raise
 
@@ -129,11 +124,10 @@ def _is_same(before: DecisionRecord, now: DecisionRecord) -> bool:
     return (before.decision, before.reason, before.plan_id) == (now.decision, now.reason, now.plan_id)
 
 
-def _write(connection: Connection, rows: list[dict[str, Any]], grown: list[dict[str, Any]]) -> None:
-    if rows:
-        connection.execute(insert(table), rows)
-    if grown:
-        connection.execute(update(table), grown)
+def _write(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    statement = insert(table)
+    values = {column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key}
+    connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values), rows)
 
 
 def _row(span: _Open) -> dict[str, Any]:

@@ -105,7 +105,8 @@ async def liquidate(desk: Desk, reader: AaveReader, opportunity: Opportunity) ->
     tokens = ["0x" + each.address.hex() for each in (opportunity.repay, opportunity.seize)]
     held = [int(await chain.call(token, "balanceOf(address)(uint256)", LIQUIDATOR)) for token in tokens]
     receipt = await desk.send(calls.liquidation(opportunity))
-    assert receipt["status"] == "0x1", opportunity
+    if receipt["status"] != "0x1":
+        pytest.fail(f"{opportunity} reverted: {await desk.revert_data(calls.liquidation(opportunity))!r}, {receipt}")
     block = int(receipt["blockNumber"], 16)
     logs = await desk.logs(reader.head_filter, block)
     (taken,) = reader.liquidations(logs)

@@ -38,7 +38,9 @@ class Moved:
     is_dust: bool
 
 
-def liquidation_call(held: AavePosition, market: AaveSnapshot, debt_id: int, collateral_id: int, cover: int) -> Moved:
+def liquidation_call(  # noqa: C901 - one piece, as the Solidity is
+    held: AavePosition, market: AaveSnapshot, debt_id: int, collateral_id: int, cover: int
+) -> Moved:
     """Do what the contract does at `NOW_S`, where no interest is pending."""
     v = market.revision
     bits = market.categories[held.category].collateral_bits if held.category else 0
@@ -141,7 +143,7 @@ def ids_of(market: AaveSnapshot, opportunity: Opportunity) -> tuple[int, int]:
 
 
 @pytest.mark.timeout(120)
-@settings(max_examples=250)
+@settings(max_examples=600)
 @given(seed=st.integers(0, 2**64 - 1), revision=st.sampled_from(REVISIONS))
 def test_what_is_planned_is_what_the_contract_would_move(seed: int, revision: int):
     source = random.Random(seed)

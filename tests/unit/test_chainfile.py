@@ -103,7 +103,9 @@ def test_an_address_without_checksum_is_taken_with_a_warning(tmp_path: Path) -> 
     assert chain.warnings[0].startswith("test.toml: markets[0].root: ")
 
 
-@pytest.mark.parametrize("address", [ROOT.upper().replace("0X", "0x"), ROOT.swapcase().replace("0X", "0x"), ROOT[2:]])
+@pytest.mark.parametrize(
+    "address", [ROOT.upper().replace("0X", "0x"), ROOT.swapcase().replace("0X", "0x"), ROOT[2:], "0x" + "zz" * 20]
+)
 def test_an_address_with_a_wrong_checksum_is_refused(tmp_path: Path, address: str) -> None:
     assert len(problems(tmp_path, HEAD + MARKET.replace(ROOT, address))) == 1
 
@@ -157,6 +159,18 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     assert "base, ethereum" in line
     with pytest.raises(ConfigurationError, match="available: none"):
         ChainFile.load("x", (tmp_path / "nowhere",))
+
+
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, HEAD)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ConfigurationError) as caught:
+        ChainFile.load(str(path))
+    assert caught.value.problems == ("test.toml: cannot be read: Permission denied",)
 
 
 @pytest.mark.parametrize("name", ["./nowhere.toml", "some/where", "nowhere.toml", "~/nowhere.toml", "x" * 5000])

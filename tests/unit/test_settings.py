@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from keeper.domain.mode import Mode
 from keeper.errors import ConfigurationError
-from keeper.settings import Mode, Settings, http_address, load_configuration, settings_table
+from keeper.settings import Settings, http_address, load_configuration, settings_table
 
 KEY = "0x" + "4c" * 32
 ENOUGH = {"KEEPER_CHAIN": "ethereum", "KEEPER_RPC_URLS": "https://node.example/"}

@@ -11,8 +11,8 @@ from eth_utils.crypto import keccak
 
 from keeper.domain.chain import BlockHead, Log, ViewCall, ViewResult
 from keeper.domain.outcome import Reason
-from keeper.domain.position import Token
-from keeper.domain.units import Address, Base, TokenAmount
+from keeper.domain.position import Health, Token
+from keeper.domain.units import WAD, Address, Base, TokenAmount, Wad
 from keeper.errors import Invalid, Transient
 
 WORD: Final = 32
@@ -66,6 +66,8 @@ LIQUIDATION_CALL: Final = selector("liquidationCall(address,address,address,uint
 BASE_CURRENCY: Final = selector("BASE_CURRENCY()")
 BASE_CURRENCY_UNIT: Final = selector("BASE_CURRENCY_UNIT()")
 GET_PRICE: Final = selector("getAssetPrice(address)")
+GET_PRICE_SOURCE: Final = selector("getSourceOfAsset(address)")
+LATEST_ROUND: Final = selector("latestRoundData()")
 IS_LIQUIDATION_ALLOWED: Final = selector("isLiquidationAllowed()")
 # tokens
 SYMBOL: Final = selector("symbol()")
@@ -336,3 +338,36 @@ class AavePosition:
     def has_debt(self) -> bool:
         """Return whether it owes anything."""
         return any(scaled for _, scaled in self.debt) or bool(self.stable_debt)
+
+
+def categories(
+    asked: Mapping[int, Sequence[ViewCall]], answers: Mapping[ViewCall, ViewResult], *, has_bitmaps: bool
+) -> tuple[dict[int, Category], dict[int, Address]]:
+    """Decode the eMode categories that exist, and who prices those that have a price of their own (up to 3.1)."""
+    found, price_sources = {}, {}
+    for each, calls in asked.items():
+        first = answers[calls[0]]
+        if has_bitmaps:
+            _, threshold_bps, bonus_bps = words(first, 3, "an eMode category")
+            bits = number(answers[calls[1]], "an eMode category's collateral") if threshold_bps else 0
+        else:
+            _, _, threshold_bps, bonus_bps, source = words(first, 5, "an eMode category")
+            bits = 0
+            if source:
+                price_sources[each] = address(source)
+        if threshold_bps:
+            found[each] = Category(threshold_bps, bonus_bps, bits)
+    return found, price_sources
+
+
+def health(result: ViewResult) -> Health:
+    """Decode `getUserAccountData`."""
+    collateral, debt, _, _, _, factor = words(result, 6, "an account's health")
+    return Health(Wad(factor), Base(collateral), Base(debt), factor < WAD, (), ())
+
+
+def updated_s(result: ViewResult) -> int | None:
+    """Return when a feed last reported, or None for a source that is no feed."""
+    return (
+        int.from_bytes(result.data[3 * WORD : 4 * WORD], "big") if result.ok and len(result.data) == 5 * WORD else None
+    )

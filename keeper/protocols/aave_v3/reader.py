@@ -10,9 +10,9 @@ from eth_utils.address import to_checksum_address
 
 from keeper.domain.chain import BlockHead, Log, LogFilter, ViewCall, ViewResult
 from keeper.domain.plan import Realised
-from keeper.domain.ports import Reads, Taken, Touched
+from keeper.domain.ports import PriceAge, Reads, Taken, Touched
 from keeper.domain.position import Health, PositionKey, Token
-from keeper.domain.units import BASE_UNIT, RAY, WAD, ZERO_ADDRESS, Address, Base, TokenAmount, Wad
+from keeper.domain.units import BASE_UNIT, RAY, WAD, ZERO_ADDRESS, Address, TokenAmount
 from keeper.errors import Invalid, Stale, Unsafe
 from keeper.protocols.aave_v3 import contracts as aave
 from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot, Category, Reserve, StableDebt, view
@@ -235,14 +235,25 @@ class AaveReader:
         used |= {("category", each) for each in modes if each}
         if used - self._layout.parts - self._missing:
             await self.discover(reads)
-            self._missing = used - self._layout.parts
+            self._missing |= used - self._layout.parts
         return self._layout
 
     async def chain_health(self, reads: Reads, accounts: Sequence[Address]) -> Sequence[Health | None]:
         """Ask the pool for accounts' health factors at the block's own time."""
         pool = self._layout.pool
         results = await reads.many([view(pool, aave.GET_USER_HEALTH, aave.address_word(each)) for each in accounts])
-        return [_health(result) if result.ok else None for result in results]
+        return [aave.health(result) if result.ok else None for result in results]
+
+    async def price_ages(self, reads: Reads) -> Sequence[PriceAge]:
+        """Return every reserve's price with the time that its feed gives; ratio and cap adapters give none."""
+        oracle, tokens = self._layout.oracle, [each.token for each in self._layout.listings.values()]
+        assets = [aave.address_word(each.address) for each in tokens]
+        prices = await reads.many([view(oracle, aave.GET_PRICE, each) for each in assets])
+        named = await reads.many([view(oracle, aave.GET_PRICE_SOURCE, each) for each in assets])
+        sources = [aave.address(aave.number(each, "a price source")) for each in named]
+        rounds = await reads.many([view(each, aave.LATEST_ROUND) for each in sources])
+        found = zip(tokens, prices, rounds, strict=True)
+        return [PriceAge(token, aave.price(price), aave.updated_s(round_)) for token, price, round_ in found]
 
 
 async def _ask(reads: Reads, known: dict[_Question, ViewResult], questions: Iterable[_Question]) -> None:
@@ -311,11 +322,6 @@ def _reserve(layout: _Layout, listing: _Listing, results: Iterator[ViewResult], 
     return reserve, aave.bits(packed, aave.CATEGORY_BITS)
 
 
-def _health(result: ViewResult) -> Health:
-    collateral, debt, _, _, _, factor = aave.words(result, 6, "an account's health")
-    return Health(Wad(factor), Base(collateral), Base(debt), factor < WAD, (), ())
-
-
 async def _discover(reads: Reads, market: str, root: Address) -> _Layout:
     at_root = [view(root, each) for each in (aave.GET_POOL, aave.GET_ORACLE, aave.GET_SENTINEL, aave.GET_CONFIGURATOR)]
     named = await reads.many(at_root)
@@ -349,7 +355,7 @@ async def _discover(reads: Reads, market: str, root: Address) -> _Layout:
     asked += [view(each, aave.SYMBOL) for each in assets]
     answers = dict(zip(asked, await reads.many(asked), strict=True))
     listings = [_listing(profile, pool, each, answers) for each in assets]
-    categories, price_sources = _categories(profile, of_categories, answers)
+    categories, price_sources = aave.categories(of_categories, answers, has_bitmaps=profile.has_category_bitmaps)
     kept = [call for each in categories for call in of_categories[each]]
     return _Layout(
         pool=pool,
@@ -363,26 +369,6 @@ async def _discover(reads: Reads, market: str, root: Address) -> _Layout:
         categories=categories,
         price_sources=price_sources,
     )
-
-
-def _categories(
-    profile: Profile, asked: Mapping[int, Sequence[ViewCall]], answers: Mapping[ViewCall, ViewResult]
-) -> tuple[dict[int, Category], dict[int, Address]]:
-    """Decode the eMode categories that exist, and who prices those that have a price of their own (up to 3.1)."""
-    categories, price_sources = {}, {}
-    for each, calls in asked.items():
-        first = answers[calls[0]]
-        if profile.has_category_bitmaps:
-            _, threshold_bps, bonus_bps = aave.words(first, 3, "an eMode category")
-            bits = aave.number(answers[calls[1]], "an eMode category's collateral") if threshold_bps else 0
-        else:
-            _, _, threshold_bps, bonus_bps, source = aave.words(first, 5, "an eMode category")
-            bits = 0
-            if source:
-                price_sources[each] = aave.address(source)
-        if threshold_bps:
-            categories[each] = Category(threshold_bps, bonus_bps, bits)
-    return categories, price_sources
 
 
 def _listing(profile: Profile, pool: Address, asset: Address, answers: Mapping[ViewCall, ViewResult]) -> _Listing:

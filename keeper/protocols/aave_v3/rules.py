@@ -297,8 +297,9 @@ class _Pair:
             repaid, gross, fee = self.amounts(cover)
         if repaid * RAY < debt.index or (gross - fee) * RAY < collateral.index:  # to burn nothing reverts
             return Reason.DUST_RULE
-        is_capped = cover == cap or gross == collateral.amount
-        limit = repaid + repaid // 1_000 + 1 if is_capped else repaid
+        limit = repaid + repaid // 1_000 + 1  # for interest until it lands, where the contract itself caps that
+        if self.amounts(min(limit, cap)) != (repaid, gross, fee):
+            limit = cover
         return Opportunity(
             key=key,
             repay=debt.reserve.token,

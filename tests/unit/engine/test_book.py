@@ -15,7 +15,7 @@ from tests.toy import COLLATERAL, DEBT, ToyPosition, ToyReader, ToyRules, ToySna
 def test_a_position_without_debt_leaves_the_book() -> None:
     book: Book[ToyPosition] = Book()
     book.put([(ToyPosition(account(1), 5, 5), ((COLLATERAL, 5), (DEBT, 5)))])
-    assert (len(book), book.columns) == (1, {COLLATERAL, DEBT})
+    assert (len(book), book.columns) == (1, frozenset({COLLATERAL, DEBT}))
     book.put([(ToyPosition(account(1), 5, 0), ((COLLATERAL, 5),))])
     assert (len(book), book.columns, book.row(account(1))) == (0, frozenset(), None)
 

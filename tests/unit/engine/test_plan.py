@@ -1,11 +1,12 @@
 """From candidates to plans."""
 
+from keeper.domain.mode import Mode
 from keeper.domain.outcome import Decision, Reason, Result
 from keeper.domain.plan import Inventory, Outcome
 from keeper.domain.position import PositionKey
 from keeper.domain.units import Base, TokenAmount, Wei
 from keeper.engine.limits import Limits
-from keeper.engine.plan import Mode, Planned, Policy, plan
+from keeper.engine.plan import Planned, Policy, plan
 from keeper.engine.scan import MarketBook
 from tests.toy import CASH, POOL, ToyPosition, ToyReader, ToySnapshot, account, head, toy_market
 
@@ -163,3 +164,12 @@ def test_a_cool_down_ends_when_the_profit_moves() -> None:
     limits.fail(key(1), Reason.REVERTED, 100, position, Base(1_000))
     assert limits.cooling(key(1), 101, position, Base(1_050)) is not None
     assert limits.cooling(key(1), 101, position, Base(1_051)) is None
+
+
+def test_an_allowance_is_set_once_for_all_plans_of_a_head_and_counts_what_the_first_ones_pull() -> None:
+    policy = Policy(Mode.LIVE, Base(1), Base(10_000 * 10**8), 10, None)
+    inventory = Inventory(Wei(1), {CASH.address: TokenAmount(10**9)}, {(CASH.address, POOL): TokenAmount(4_600)})
+    result = planned([ToyPosition(account(n), 100, 9_000) for n in (1, 2, 3)], inventory=inventory, policy=policy)
+    assert result.batch is not None
+    assert [each.amount for each in result.batch.approvals] == [10_000]
+    assert [each.opportunity.repay_limit for each in result.batch.plans] == [4_500, 4_500, 1_000]

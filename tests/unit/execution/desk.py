@@ -1,5 +1,6 @@
 """A sender on a fake chain with a real journal file, and what it told."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from keeper.execution.ports import SilentObserver
 from keeper.execution.sender import Sender
 from keeper.execution.signer import Signer, SigningPolicy
 from keeper.store.database import Database
+from keeper.store.faults import Fault, StoreFailed
 from keeper.store.journal import Journal
 from keeper.store.records import Changes
 from tests.toy import CASH, POOL, account
@@ -54,12 +56,18 @@ class Recorder(SilentObserver):
 
 
 class MortalJournal(Journal):
-    """A journal whose process may die just before or just after a commit."""
+    """A journal whose process may die just before or just after a commit, or whose file may be at fault."""
 
     fuse = Fuse(0)
+    fault: Fault | None = None
+    is_committing: asyncio.Event | None = None
 
     async def commit(self, changes: Changes) -> None:
         self.fuse.burn()
+        if self.is_committing is not None:
+            self.is_committing.set()
+        if self.fault is not None:
+            raise StoreFailed(self.fault, Path("journal"))
         await super().commit(changes)
         self.fuse.burn()
 

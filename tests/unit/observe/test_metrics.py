@@ -11,7 +11,7 @@ NAMES = """
 head_block head_age_seconds loop_lag_seconds rpc_requests rpc_calls rpc_latency_seconds rpc_node_state reorgs positions
 positions_liquidatable decisions sim_seconds tx tx_inclusion_blocks nonce_mined nonce_next nonce_gap inflight
 gas_spent_wei profit_usd balance_wei parity_checks quarantined scan_seconds storage_commit_seconds log_dropped build_info
-""".split()
+"""
 
 
 def make(clock: StoppedClock | None = None) -> Metrics:
@@ -29,7 +29,7 @@ def samples(metrics: Metrics) -> dict[str, dict[tuple[str, ...], float]]:
 
 def test_every_documented_metric_is_there() -> None:
     families = {family.name for family in text_string_to_metric_families(make().exposition("")[0].decode())}
-    assert {f"keeper_{name}" for name in NAMES} <= families
+    assert {f"keeper_{name}" for name in NAMES.split()} <= families
     assert not {name for name in families if name.startswith("python_")}
 
 

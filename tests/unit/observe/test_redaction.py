@@ -76,21 +76,28 @@ def test_short_and_empty_secrets_blank_nothing() -> None:
     assert Redactor()("text") == "text"
 
 
+def test_a_secret_of_any_alphabet_is_replaced_in_any_case() -> None:
+    redact = Redactor(["ΚΑΝΑΡΊΝΙΑΣ", "Straßenschuh", "İstanbul"])
+    for text in ("xΚΑΝΑΡΊΝΙΑΣx", "κανάρι καναρίνιαςx", "STRAßENSCHUH", "aİstanbulb"):
+        assert MASK in redact(text), text
+
+
 def test_the_longest_spelling_goes_first() -> None:
     assert Redactor(["CANARY", "CANARYlonger"])("CANARYlonger") == MASK
 
 
 def test_a_traceback_through_the_redactor_shows_no_secret() -> None:
     url = "https://node.example/v3/CANARYpathkey"
-    try:
-        raise ConnectionError(f"429, message='Too Many', url={URL(url)!r}")
-    except ConnectionError as error:
-        text = "".join(traceback.format_exception(error))
+    error = ConnectionError(f"429, message='Too Many', url={URL(url)!r}")
+    error.__cause__ = OSError(url)
+    text = "".join(traceback.format_exception(error))
     assert "CANARY" in text
-    assert "CANARY" not in redactor(url)("".join(traceback.format_exception_only(ConnectionError(text))))
+    assert "CANARY" not in redactor(url)(text)
 
 
-@given(st.text(min_size=4), st.text(), st.text())
+texts = st.text(alphabet=st.characters(exclude_characters=MASK))
+
+
+@given(texts.filter(lambda text: len(text) >= 4), texts, texts)
 def test_no_secret_survives_wherever_it_stands(secret: str, before: str, after: str) -> None:
-    shown = Redactor([secret])(before + secret + after)
-    assert secret not in shown.replace(MASK, "") or secret in before + after or secret in MASK
+    assert secret not in Redactor([secret])(before + secret + after)

@@ -1,0 +1,157 @@
+"""A market's book and what the next pass owes it: nothing is struck off before it has been read again."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keeper.domain.chain import BlockHead, Log
+from keeper.domain.ports import Market, Snapshot, Taken
+from keeper.domain.position import Health
+from keeper.domain.units import Address, BlockHash
+from keeper.engine.parity import Mismatch, differs
+from keeper.engine.scan import MarketBook, Scan
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one batched round said of one market. `impossible` are accounts whose values no contract could hold."""
+
+    snapshot: Snapshot
+    positions: Sequence[Any]
+    impossible: frozenset[Address]
+    compared: Mapping[Address, Health | None]
+    is_rediscovered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """What a reading changed: `impossible` and `restored` name each account once, when it is put aside or let back."""
+
+    touched: int
+    new_accounts: frozenset[Address]
+    taken: tuple[Taken, ...]
+    mismatches: tuple[Mismatch, ...]
+    impossible: tuple[Address, ...]
+    restored: frozenset[Address]
+
+
+class Desk:
+    """One market's book. The scan loop is the only owner."""
+
+    def __init__(self, market: Market) -> None:
+        """Start empty."""
+        self.books = MarketBook(market)
+        self.snapshot: Snapshot | None = None
+        self.pending: set[Address] = set()
+        self.quarantined: set[Address] = set()
+        """Accounts whose local health is not the chain's."""
+        self.impossible: set[Address] = set()
+        """Accounts that could not be read: what the book holds of them is old."""
+        self.is_stale = False
+        self._new: set[Address] = set()
+        self._taken: list[Taken] = []
+        self._history: dict[BlockHash, frozenset[Address]] = {}
+
+    @property
+    def reader(self) -> Any:
+        """Return the market's reader."""
+        return self.books.market.reader
+
+    @property
+    def held(self) -> frozenset[Address]:
+        """Return the accounts that are read again at every head and not trusted meanwhile."""
+        return frozenset(self.quarantined | self.impossible)
+
+    def unwind(self, orphaned: Iterable[BlockHead]) -> None:
+        """Read again what the orphaned blocks had touched."""
+        for block in orphaned:
+            self.pending |= self._history.pop(block.hash, frozenset())
+
+    def follow(self, blocks: Sequence[BlockHead], logs: Sequence[Log], *, depth: int) -> None:
+        """Read again what new blocks touched; `logs` are in the order of the chain, those of a gap before `blocks`.
+
+        What each of the last `depth` blocks touched is remembered for the case that it is orphaned.
+        """
+        inside: dict[BlockHash, list[Log]] = {}
+        for log in logs:
+            inside.setdefault(log.block_hash, []).append(log)
+        found = self.reader.liquidations(logs)
+        followed = {block.hash for block in blocks}
+        for block_hash, emitted in inside.items():
+            if block_hash not in followed:
+                self._note(emitted)
+        for block in blocks:
+            self._history[block.hash] = self._note(inside.get(block.hash, []))
+        while len(self._history) > depth:
+            del self._history[next(iter(self._history))]
+        self._taken += found
+
+    def distrust(self, known: Iterable[Address]) -> None:
+        """Read everything again: the accounts of the book, and those that discovery knows."""
+        self._history.clear()
+        self.pending |= self.books.book.accounts.keys() | set(known)
+        self.is_stale = True
+
+    def file(self, reading: Reading, timestamp_s: int) -> Filed:
+        """Take a reading into the book; what was owed to it is struck off now, and not before."""
+        self.snapshot = reading.snapshot
+        if reading.is_rediscovered:
+            self.books.rewrite_rows(reading.snapshot)
+            self.is_stale = False
+        self.books.put(list(reading.positions), reading.snapshot)
+        held = self.held
+        appeared = tuple(sorted(reading.impossible - self.impossible))
+        self.impossible = set(reading.impossible)
+        mismatches = self._compare(reading, timestamp_s)
+        filed = Filed(
+            len(self.pending),
+            frozenset(self._new),
+            tuple(self._taken),
+            mismatches,
+            appeared,
+            restored=held - self.held,
+        )
+        self.pending.clear()
+        self._new.clear()
+        self._taken.clear()
+        return filed
+
+    def scan(self, at_s: int) -> Scan:
+        """Find every position that can be liquidated at a time."""
+        if self.snapshot is None:
+            return Scan(0, 0, ())
+        return self.books.scan(self.snapshot, at_s, self.held)
+
+    def is_trusted(self, account: Address, compared: Mapping[Address, Health | None]) -> bool:
+        """Return whether an account may be acted upon: one that differs only where the chain calls it liquidatable."""
+        if account in self.impossible:
+            return False
+        chain = compared.get(account)
+        return account not in self.quarantined or (chain is not None and chain.is_liquidatable)
+
+    def _note(self, logs: Collection[Log]) -> frozenset[Address]:
+        """Put one block's accounts on the list and return them: those that may owe something, and new borrowers."""
+        if not logs:
+            return frozenset()
+        touched = self.reader.touched(logs)
+        borrowers = self.reader.accounts(logs)
+        book = self.books.book
+        ours = {each for each in touched.accounts if each in book or each in self.pending or each in self.impossible}
+        noted = frozenset(borrowers | ours)
+        self._new |= {each for each in borrowers if each not in book}
+        self.pending |= noted
+        self.is_stale = self.is_stale or touched.is_market_changed
+        return noted
+
+    def _compare(self, reading: Reading, timestamp_s: int) -> tuple[Mismatch, ...]:
+        """Quarantine accounts whose local health is not the chain's, and free those that agree again."""
+        mismatches = []
+        for account, chain in reading.compared.items():
+            position = self.books.book.position(account)
+            if position is not None:
+                local = self.books.market.rules.health(position, reading.snapshot, timestamp_s)
+                if differs(local, chain):
+                    mismatches.append(Mismatch(account, local, chain))
+        self.quarantined -= reading.compared.keys()
+        self.quarantined |= {each.account for each in mismatches}
+        return tuple(mismatches)

@@ -1,0 +1,144 @@
+"""The signer: byte for byte what the reference signs, nothing outside its policy, and a key that stays where it is."""
+
+import copy
+import json
+import pickle
+from dataclasses import replace
+
+import pytest
+from eth_account import Account
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keeper.domain.units import Address, Wei
+from keeper.errors import ConfigurationError, Unsafe
+from keeper.execution.envelope import Transaction
+from keeper.execution.signer import APPROVE, PolicyRefused, Signer, SigningPolicy
+from tests.toy import CASH, POOL
+
+KEY = "0x" + "c0ffee" * 10 + "abcd"
+SELECTOR = b"\x00\xa7\x18\xa9"
+POLICY = SigningPolicy(
+    chain_id=10,
+    max_fee_wei=Wei(2**64),
+    max_gas_limit=2**32,
+    calls=frozenset({(POOL, SELECTOR)}),
+    approvals=frozenset({(CASH.address, POOL)}),
+)
+CALL = Transaction(10, 3, Wei(1), Wei(100), 21_000, POOL, Wei(0), SELECTOR + bytes(160))
+
+
+@given(
+    nonce=st.integers(0, 2**64 - 2),
+    fee=st.integers(0, 2**64),
+    tip_share=st.integers(0, 255),
+    gas=st.integers(21_000, 2**32),
+    data=st.binary(max_size=400),
+    secret=st.integers(1, 2**200).map(lambda number: f"{number:064x}"),
+)
+def test_it_signs_byte_for_byte_what_eth_account_signs(
+    *, nonce: int, fee: int, tip_share: int, gas: int, data: bytes, secret: str
+):
+    tip = fee * tip_share // 255
+    signed = Signer.from_hex(secret, POLICY).sign(
+        Transaction(10, nonce, Wei(tip), Wei(fee), gas, POOL, Wei(0), SELECTOR + data)
+    )
+    reference = Account.sign_transaction(
+        {
+            "type": 2,
+            "chainId": 10,
+            "nonce": nonce,
+            "maxPriorityFeePerGas": tip,
+            "maxFeePerGas": fee,
+            "gas": gas,
+            "to": bytes(POOL),
+            "value": 0,
+            "data": SELECTOR + data,
+        },
+        "0x" + secret,
+    )
+    assert signed.raw == bytes(reference.raw_transaction)
+    assert signed.tx_hash == bytes(reference.hash)
+
+
+def test_the_address_is_the_keys():
+    assert Signer.from_hex(KEY, POLICY).address == bytes.fromhex(Account.from_key(KEY).address[2:])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"chain_id": 1}, "chain 1"),
+        ({"value_wei": Wei(1)}, "value"),
+        ({"max_fee_wei": Wei(2**64 + 1)}, "above the cap"),
+        ({"tip_wei": Wei(101)}, "tip"),
+        ({"gas_limit": 2**32 + 1}, "gas limit"),
+        ({"to": Address(b"\x99" * 20)}, "0x9999"),
+        ({"data": b"\x01\x02\x03\x04"}, "call"),
+        ({"data": b""}, "call"),
+        ({"to": CASH.address, "data": APPROVE + bytes(12) + b"\x99" * 20 + bytes(32)}, "call"),
+        ({"to": CASH.address, "data": APPROVE + b"\x01" * 12 + POOL + bytes(32)}, "call"),
+        ({"to": CASH.address, "data": APPROVE + bytes(12) + POOL}, "call"),
+        ({"to": POOL, "data": APPROVE + bytes(12) + POOL + bytes(32)}, "call"),
+    ],
+)
+def test_sec_08_what_the_policy_does_not_name_is_not_signed(change: dict[str, object], says: str):
+    signer = Signer.from_hex(KEY, POLICY)
+    with pytest.raises(PolicyRefused, match=says) as refused:
+        signer.sign(replace(CALL, **change))  # type: ignore[arg-type]
+    assert isinstance(refused.value, Unsafe)
+
+
+def test_a_chain_id_of_zero_signs_nothing():
+    signer = Signer.from_hex(KEY, replace(POLICY, chain_id=0))
+    with pytest.raises(PolicyRefused):
+        signer.sign(replace(CALL, chain_id=0))
+
+
+def test_an_allowance_for_a_known_spender_and_a_cancellation_are_signed():
+    signer = Signer.from_hex(KEY, POLICY)
+    signer.sign(replace(CALL, to=CASH.address, data=APPROVE + bytes(12) + POOL + (7).to_bytes(32)))
+    signer.sign(replace(CALL, to=signer.address, data=b""))
+    with pytest.raises(PolicyRefused):
+        signer.sign(replace(CALL, to=signer.address, data=b"\x00"))
+
+
+@pytest.mark.parametrize("secret", ["", "0x", "zz" * 32, "11" * 31, "11" * 33, "00" * 32, "ff" * 32])
+def test_cfg_05_a_malformed_key_is_refused_without_being_shown(secret: str):
+    with pytest.raises(ConfigurationError) as refused:
+        Signer.from_hex(secret, POLICY)
+    assert not secret or secret not in str(refused.value) or secret == "0x"
+    assert refused.value.__cause__ is None
+
+
+def test_sec_03_the_key_is_in_no_rendering_of_the_signer():
+    signer = Signer.from_hex(KEY, POLICY)
+    secret = KEY.removeprefix("0x")
+    signed = signer.sign(CALL)
+    for text in (repr(signer), str(signer), f"{signer}", repr(signed), repr(signer.policy)):
+        assert secret not in text
+    with pytest.raises(TypeError):
+        vars(signer)
+    for leak in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError):
+            leak(signer)
+
+
+def test_sec_06_a_keystore_opens_with_its_password_only_and_says_the_same_of_every_failure():
+    document = json.dumps(Account.encrypt(bytes.fromhex(KEY[2:]), "right", kdf="pbkdf2", iterations=2))
+    assert Signer.from_keystore(document, "right", POLICY).address == Signer.from_hex(KEY, POLICY).address
+    tampered = json.loads(document)
+    tampered["crypto"]["ciphertext"] = "00" * 32
+    messages = set()
+    for broken, password in [
+        (document, "wrong"),
+        (json.dumps(tampered), "right"),
+        ("{}", "right"),
+        ("not json", "right"),
+        ("[]", "right"),
+        ('{"version": 9}', "right"),
+    ]:
+        with pytest.raises(ConfigurationError) as refused:
+            Signer.from_keystore(broken, password, POLICY)
+        messages.add(str(refused.value))
+    assert len(messages) == 1

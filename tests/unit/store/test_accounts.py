@@ -1,0 +1,62 @@
+"""Coverage: a range is stored with its accounts or not at all, and none is skipped."""
+
+from pathlib import Path
+
+import pytest
+
+from keeper.domain.units import BlockHash
+from keeper.errors import Unsafe
+from keeper.store.accounts import Accounts, Cursor
+from keeper.store.database import Database
+from tests.unit.store.values import CHAIN_ID, address
+
+
+def reached(block: int) -> BlockHash:
+    return BlockHash(block.to_bytes(32))
+
+
+def covered(first: int, last: int, market: str = "aave") -> Cursor:
+    return Cursor(market, first, last, reached(last))
+
+
+async def test_ranges_join_and_an_account_keeps_its_first_block(database: Database):
+    accounts = Accounts(database)
+    assert await accounts.cursor("aave") is None
+    await accounts.save(covered(10, 19), [(address(1), 12), (address(1), 11), (address(2), 19)])
+    await accounts.save(covered(20, 29), [(address(1), 25), (address(3), 20)])
+    assert await accounts.cursor("aave") == Cursor("aave", 10, 29, reached(29))
+    assert await accounts.load("aave") == {address(1): 11, address(2): 19, address(3): 20}
+    assert await accounts.load("other") == {}
+
+
+@pytest.mark.parametrize(("first", "last"), [(21, 30), (25, 30), (5, 30), (15, 19), (10, 15)])
+async def test_a_range_that_leaves_a_gap_or_goes_back_is_refused_with_its_accounts(
+    database: Database, first: int, last: int
+):
+    accounts = Accounts(database)
+    await accounts.save(covered(10, 19), [])
+    with pytest.raises(Unsafe):
+        await accounts.save(covered(first, last), [(address(9), first)])
+    assert await accounts.cursor("aave") == covered(10, 19)
+    assert await accounts.load("aave") == {}
+
+
+async def test_after_a_reorg_the_blocks_are_scanned_again_and_the_accounts_stay(database: Database):
+    accounts = Accounts(database)
+    await accounts.save(covered(10, 19), [(address(1), 18)])
+    await accounts.rewind("aave", 15, reached(15))
+    assert await accounts.cursor("aave") == covered(10, 15)
+    await accounts.save(covered(16, 22), [(address(1), 17)])
+    assert await accounts.load("aave") == {address(1): 18}
+    await accounts.rewind("aave", 40, reached(40))
+    assert await accounts.cursor("aave") == Cursor("aave", 10, 22, reached(22))
+    await accounts.rewind("aave", 9, reached(9))
+    assert await accounts.cursor("aave") is None
+    await accounts.rewind("unknown", 9, reached(9))
+
+
+async def test_coverage_survives_a_restart(path: Path, database: Database):
+    await Accounts(database).save(covered(1, 5), [(address(1), 1)])
+    other = await Database.open(path, CHAIN_ID, is_read_only=True)
+    assert await Accounts(other).cursor("aave") == covered(1, 5)
+    await other.close()

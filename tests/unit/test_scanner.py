@@ -1,0 +1,547 @@
+"""One pass at one head, on a model chain: nothing is lost, nothing is decided twice."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from keeper.domain.chain import BlockHead
+from keeper.domain.mode import Mode
+from keeper.domain.outcome import Reason, Result
+from keeper.domain.plan import Outcome
+from keeper.domain.ports import Market
+from keeper.domain.position import PositionKey
+from keeper.domain.units import Address, Base, Column
+from keeper.engine.plan import Policy
+from keeper.errors import Invalid, KeeperError, Stale, Transient
+from keeper.scanner import ParityPolicy, Pass, Scanner
+from tests.toy import ANNEX, CASH, DEBT, GOLD, POOL, ChainReader, ToyChain, ToyPosition, account, toy_market
+
+OBSERVING = Policy(Mode.OBSERVE, Base(1), Base(10**16), 10, None)
+SIGNER = account(77)
+LIVE = Policy(Mode.LIVE, Base(1), Base(10**16), 10, SIGNER)
+NEVER = ParityPolicy(0, 5)
+SAFE, RISKY = (100, 5_000), (100, 9_000)
+FAILURES = [Transient("down"), Stale("gone")]
+
+
+class Stopwatch:
+    """A clock that advances with every look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic_s(self) -> float:
+        self.now += 1
+        return self.now
+
+    def unix_s(self) -> float:
+        return self.now
+
+
+class World:
+    """A model chain with a scanner on it."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy = OBSERVING,
+        parity: ParityPolicy = NEVER,
+        depth: int = 8,
+        census: Callable[[Market, BlockHead], Awaitable[set[Address]]] | None = None,
+        others: tuple[str, ...] = (),
+    ) -> None:
+        self.chain = ToyChain(depth=depth)
+        self.reader = ChainReader(chain=self.chain)
+        self.others = [ChainReader(market=name, chain=self.chain) for name in others]
+        markets = [toy_market(each) for each in (self.reader, *self.others)]
+        self.scanner = Scanner(
+            markets, self.chain, policy=policy, parity=parity, clock=Stopwatch(), landing_s=12, census=census
+        )
+
+    async def start(self, *accounts: Address) -> None:
+        await self.scanner.discover(self.chain.head)
+        await self.scanner.load(self.chain.head, {"toy": accounts})
+
+    async def scan(self) -> Pass:
+        self.reader.read.clear()
+        return await self.scanner.make_pass(self.chain.head)
+
+    async def mine(self, *changed: ToyPosition, price_base: int | None = None) -> Pass:
+        self.chain.mine(*changed, price_base=price_base)
+        return await self.scan()
+
+    async def fail(self, error: KeeperError, where: str = "reads") -> None:
+        self.chain.fail(where, error)
+        with pytest.raises(type(error)):
+            await self.scanner.make_pass(self.chain.head)
+        self.chain.failures.clear()
+
+    @property
+    def book(self) -> dict[Address, ToyPosition]:
+        return dict(self.scanner.books["toy"].book.accounts)
+
+    @property
+    def truth(self) -> dict[Address, ToyPosition]:
+        return {each: held for each, held in self.chain.blocks[-1].state.items() if held.has_debt}
+
+
+def position(number: int, size: tuple[int, int]) -> ToyPosition:
+    return ToyPosition(account(number), *size)
+
+
+async def started(*held: ToyPosition, **options: object) -> World:
+    world = World(**options)  # type: ignore[arg-type]
+    world.chain.mine(*held)
+    await world.start(*(each.account for each in held))
+    return world
+
+
+async def test_only_touched_accounts_are_read_again() -> None:
+    world = await started(position(1, SAFE), position(2, SAFE), position(3, SAFE))
+    done = await world.mine(position(2, (90, 5_000)))
+    assert world.reader.read == [[account(2)]]
+    assert (done.markets[0].touched, done.markets[0].scan.screened) == (1, 3)
+    assert world.book == world.truth
+
+
+async def test_a_quiet_head_reads_no_position() -> None:
+    world = await started(position(1, SAFE))
+    await world.mine()
+    assert world.reader.read == []
+
+
+async def test_a_log_about_an_account_that_owes_nothing_is_no_work() -> None:
+    world = await started(position(1, SAFE))
+    await world.mine(position(9, (50, 0)))
+    assert world.reader.read == []
+
+
+async def test_a_new_borrower_enters_the_book_and_is_named() -> None:
+    world = await started(position(1, SAFE))
+    done = await world.mine(position(2, SAFE))
+    assert done.markets[0].new_accounts == {account(2)}
+    assert account(2) in world.book
+    assert (await world.mine(position(2, RISKY))).markets[0].new_accounts == frozenset()
+
+
+async def test_an_account_without_debt_leaves_the_book() -> None:
+    world = await started(position(1, SAFE), position(2, SAFE))
+    done = await world.mine(position(1, (100, 0)))
+    assert list(world.book) == [account(2)]
+    assert done.markets[0].scan.screened == 1
+
+
+@pytest.mark.parametrize("error", FAILURES)
+@pytest.mark.parametrize("where", ["extend", "logs", "reads"])
+async def test_a_failed_pass_loses_nothing(error: KeeperError, where: str) -> None:
+    world = await started(position(1, SAFE), position(2, SAFE))
+    world.chain.mine(position(1, (80, 5_000)), position(3, SAFE))
+    await world.fail(error, where)
+    done = await world.mine(position(2, (70, 5_000)))
+    assert world.reader.read == [[account(1), account(2), account(3)]]
+    assert world.book == world.truth
+    assert done.markets[0].new_accounts == {account(3)}
+
+
+async def test_a_liquidation_seen_by_a_failed_pass_is_reported_by_the_next_one() -> None:
+    world = await started(position(1, RISKY))
+    world.chain.mine(position(1, SAFE), taken=[account(1)])
+    await world.fail(Transient("down"))
+    done = await world.mine()
+    assert [each.key for each in done.markets[0].taken] == [PositionKey("toy", account(1))]
+    assert (await world.mine()).markets[0].taken == ()
+
+
+async def test_the_accounts_of_orphaned_blocks_are_read_again() -> None:
+    world = await started(position(1, SAFE), position(2, SAFE))
+    await world.mine(position(1, RISKY))
+    world.chain.drop(1)
+    done = await world.mine()
+    assert world.reader.read == [[account(1)]]
+    assert len(done.extension.orphaned) == 1
+    assert world.book == world.truth
+
+
+async def test_an_account_that_left_the_book_in_an_orphaned_block_comes_back() -> None:
+    world = await started(position(1, RISKY))
+    await world.mine(position(1, (100, 0)))
+    assert world.book == {}
+    world.chain.drop(1)
+    done = await world.mine()
+    assert world.book == world.truth != {}
+    assert len(done.candidates) == 1
+
+
+@pytest.mark.parametrize("is_one_pass", [True, False])
+async def test_a_borrower_who_repays_before_it_was_read_comes_back_when_the_repayment_is_orphaned(
+    is_one_pass: bool,
+) -> None:
+    world = await started()
+    world.chain.mine(position(1, RISKY))
+    if not is_one_pass:
+        await world.fail(Transient("down"))
+    await world.mine(position(1, (100, 0)))
+    assert world.book == {}
+    world.chain.drop(1)
+    await world.mine()
+    assert world.book == world.truth != {}
+
+
+async def test_a_reorganisation_during_a_failure_loses_nothing() -> None:
+    world = await started(position(1, SAFE))
+    world.chain.mine(position(1, RISKY), position(2, SAFE))
+    await world.fail(Transient("down"))
+    world.chain.drop(1)
+    await world.mine()
+    assert world.reader.read == [[account(1), account(2)]]
+    assert world.book == world.truth
+
+
+async def test_blocks_between_loading_and_the_first_pass_are_followed() -> None:
+    world = await started(position(1, SAFE))
+    world.chain.mine(position(2, RISKY))
+    world.chain.mine()
+    done = await world.mine()
+    assert (len(done.extension.new), world.book) == (3, world.truth)
+
+
+async def test_a_gap_is_closed_with_its_logs() -> None:
+    world = await started(position(1, SAFE), depth=3)
+    world.chain.mine(position(2, SAFE))
+    for number in range(3, 20):
+        world.chain.mine(position(number, SAFE))
+    done = await world.mine(position(1, (100, 0)))
+    assert done.extension.is_gap
+    assert world.book == world.truth
+    assert len(done.markets[0].new_accounts) == 18
+
+
+async def test_the_head_after_a_gap_can_be_orphaned() -> None:
+    world = await started(position(1, SAFE), depth=3)
+    world.chain.mine(position(50, RISKY))
+    for number in range(2, 30):
+        world.chain.mine(position(number, SAFE))
+    await world.mine(position(50, (100, 0)))
+    world.chain.mine()
+    await world.scan()
+    world.chain.drop(2)
+    for _ in range(2):
+        world.chain.mine()
+    await world.scan()
+    world.chain.mine()
+    done = await world.scan()
+    assert not done.extension.is_rebuild
+
+
+async def test_a_reorganisation_too_deep_to_follow_reads_everybody_again() -> None:
+    asked: list[int] = []
+
+    async def census(market: Market, head: BlockHead) -> set[Address]:
+        asked.append(head.number)
+        return world.chain.borrowers(head)
+
+    world = World(depth=3, census=census)
+    world.chain.mine(position(1, SAFE), position(2, SAFE))
+    await world.start(account(1), account(2))
+    for _ in range(6):
+        await world.mine()
+    await world.mine(position(1, (100, 0)))
+    world.chain.drop(6)
+    for _ in range(3):
+        world.chain.mine(position(3, RISKY))  # in a block whose logs nobody fetches
+    for _ in range(3):
+        world.chain.mine()
+    discovered = world.reader.discovered
+    done = await world.scan()
+    assert done.extension.is_rebuild
+    assert asked == [done.head.number]
+    assert world.reader.read == [[account(1), account(2), account(3)]]
+    assert world.reader.discovered == discovered + 1
+    assert world.book == world.truth
+    assert account(3) in world.book
+
+
+async def test_a_census_that_fails_leaves_the_rebuild_to_the_next_pass() -> None:
+    answers: list[KeeperError] = [Transient("down")]
+
+    async def census(market: Market, head: BlockHead) -> set[Address]:
+        if answers:
+            raise answers.pop()
+        return world.chain.borrowers(head)
+
+    world = World(depth=3, census=census)
+    world.chain.mine(position(1, SAFE))
+    await world.start(account(1))
+    world.chain.drop(1)
+    world.chain.mine(position(2, SAFE))
+    world.chain.mine()
+    with pytest.raises(Transient):
+        await world.scan()
+    assert (await world.scan()).extension.is_rebuild
+    assert world.book == world.truth
+
+
+async def test_a_market_change_is_discovered_and_rows_are_written_again() -> None:
+    world = await started(position(1, SAFE))
+    book = world.scanner.books["toy"].book
+    assert book.row(account(1)) == ((Column(0), 100), (DEBT, 5_000))
+    before = world.reader.discovered
+    world.chain.mine(gold_column=Column(7))
+    done = await world.scan()
+    assert done.markets[0].is_rediscovered
+    assert book.row(account(1)) == ((Column(7), 100), (DEBT, 5_000))
+    assert world.reader.discovered == before + 1
+    assert not (await world.mine()).markets[0].is_rediscovered
+
+
+async def test_a_market_change_survives_a_failed_pass() -> None:
+    world = await started(position(1, SAFE))
+    world.chain.mine(gold_column=Column(7))
+    await world.fail(Transient("down"))
+    assert (await world.mine()).markets[0].is_rediscovered
+
+
+async def test_what_a_new_contract_moved_before_it_was_known_is_read_too() -> None:
+    world = await started(position(1, SAFE))
+    world.chain.mine(annex=True)
+    world.chain.mine(ToyPosition(account(1), 60, 5_000), at=ANNEX)
+    await world.scan()
+    assert world.scanner.filter.addresses == {POOL, ANNEX}
+    assert world.book == world.truth
+    world.chain.mine(ToyPosition(account(1), 50, 5_000), at=ANNEX)
+    await world.scan()
+    assert world.book == world.truth
+
+
+async def test_a_mismatch_quarantines_exactly_that_account() -> None:
+    world = await started(position(1, SAFE), position(2, SAFE), parity=ParityPolicy(1, 5))
+    assert (await world.mine()).markets[0].parity_checked == 2
+    world.reader.misread[account(1)] = position(1, RISKY)
+    done = await world.mine(position(1, SAFE))
+    assert [each.account for each in done.markets[0].mismatches] == [account(1)]
+    assert done.quarantined == 1
+    assert [(each.key.account, each.reason) for each in done.planned.decisions] == [(account(1), Reason.QUARANTINED)]
+
+
+async def test_a_quarantined_account_is_read_at_each_head_and_let_back_when_it_agrees() -> None:
+    world = await started(position(1, SAFE), position(2, SAFE), parity=ParityPolicy(2, 5))
+    world.reader.misread[account(1)] = position(1, (100, 5_001))
+    await world.mine(position(1, SAFE))
+    await world.mine()
+    for _ in range(3):
+        done = await world.mine()
+        assert world.reader.read == [[account(1)]]
+        assert account(1) in {each.account for each in done.markets[0].mismatches}
+    world.reader.misread.clear()
+    done = await world.mine()
+    assert done.markets[0].restored == {account(1)}
+    assert done.quarantined == 0
+    await world.mine()
+    assert world.reader.read == []
+
+
+async def test_a_quarantined_account_is_sent_only_where_the_chain_itself_calls_it_liquidatable() -> None:
+    world = await started(position(1, SAFE), parity=ParityPolicy(1, 5), policy=LIVE)
+    world.reader.misread[account(1)] = position(1, (100, 9_500))
+    done = await world.mine(position(1, SAFE))
+    assert done.planned.batch is None
+    done = await world.mine(position(1, RISKY))
+    assert done.quarantined == 1
+    assert done.planned.batch is not None
+    assert [each.key.account for each in done.planned.batch.plans] == [account(1)]
+
+
+async def test_parity_goes_round_and_never_where_it_is_switched_off() -> None:
+    world = await started(*(position(number, SAFE) for number in range(1, 6)), parity=ParityPolicy(2, 2))
+    for _ in range(6):
+        await world.mine()
+    assert {each for turn in world.reader.compared for each in turn} == {account(each) for each in range(1, 6)}
+    assert [len(turn) for turn in world.reader.compared] == [2, 2, 2]
+    silent = await started(position(1, SAFE))
+    assert (await silent.mine()).markets[0].parity_checked == 0
+
+
+async def test_an_impossible_account_is_put_aside_alone_told_once_and_never_lost() -> None:
+    world = await started(position(1, SAFE), position(2, SAFE))
+    world.reader.impossible.add(account(1))
+    done = await world.mine(position(1, RISKY), position(2, RISKY), position(3, SAFE))
+    assert done.markets[0].impossible == (account(1),)
+    assert (done.quarantined, done.invalid) == (1, {})
+    assert [each.account for each in done.candidates] == [account(2)]
+    assert account(3) in world.book
+    done = await world.mine()
+    assert (done.markets[0].impossible, done.quarantined) == ((), 1)
+    assert world.reader.read == [[account(1)]]
+    world.reader.impossible.clear()
+    done = await world.mine()
+    assert done.markets[0].restored == {account(1)}
+    assert world.book == world.truth
+    assert {each.account for each in done.candidates} == {account(1), account(2)}
+
+
+async def test_a_new_borrower_that_cannot_be_read_enters_as_soon_as_it_can() -> None:
+    world = await started()
+    world.reader.impossible.add(account(1))
+    done = await world.mine(position(1, RISKY))
+    assert done.markets[0].new_accounts == {account(1)}
+    await world.mine()
+    world.reader.impossible.clear()
+    done = await world.mine()
+    assert world.book == world.truth
+    assert len(done.candidates) == 1
+
+
+async def test_what_the_book_holds_of_an_impossible_account_is_never_sent() -> None:
+    world = await started(position(1, RISKY), policy=LIVE, parity=ParityPolicy(1, 5))
+    world.reader.impossible.add(account(1))
+    done = await world.mine(position(1, (100, 8_500)))
+    assert done.planned.batch is None
+    assert [each.reason for each in done.planned.decisions] == [Reason.QUARANTINED]
+
+
+async def test_impossible_accounts_share_their_requests() -> None:
+    world = await started(*(position(number, SAFE) for number in range(1, 30)))
+    world.reader.impossible |= {account(3), account(17)}
+    await world.mine(*(position(number, (90, 5_000)) for number in range(1, 30)))
+    before = len(world.chain.requests)
+    await world.mine()
+    assert len(world.chain.requests) == before + 1
+
+
+async def test_an_impossible_account_does_not_keep_the_keeper_from_starting() -> None:
+    world = World()
+    world.chain.mine(position(1, SAFE), position(2, SAFE))
+    world.reader.impossible.add(account(1))
+    await world.start(account(1), account(2))
+    done = await world.mine()
+    assert done.markets[0].impossible == (account(1),)
+    assert list(world.book) == [account(2)]
+    world.reader.impossible.clear()
+    await world.mine()
+    assert world.book == world.truth
+
+
+async def test_an_impossible_market_stops_no_other_and_owes_its_work() -> None:
+    world = World(others=("two",))
+    world.chain.mine(position(1, RISKY))
+    await world.start(account(1))
+    world.reader.is_impossible = True
+    done = await world.mine(position(1, (100, 9_500)), position(2, RISKY))
+    assert list(done.invalid) == ["toy"]
+    assert [each.market.name for each in done.markets] == ["two"]
+    assert {each.market for each in done.candidates} == {"two"}
+    world.reader.is_impossible = False
+    done = await world.mine()
+    assert (done.invalid, world.book) == ({}, world.truth)
+    assert len(done.candidates) == len(done.planned.decisions) == 3
+
+
+async def test_a_market_that_is_impossible_at_the_start_is_filled_by_the_passes() -> None:
+    world = World()
+    world.chain.mine(position(1, SAFE))
+    world.reader.is_impossible = True
+    await world.start(account(1))
+    assert world.scanner.snapshot("toy") is None
+    assert list((await world.mine()).invalid) == ["toy"]
+    world.reader.is_impossible = False
+    await world.mine()
+    assert world.book == world.truth
+
+
+async def test_every_candidate_has_one_decision_or_one_plan() -> None:
+    held = [position(number, (100, 8_001 + 20 * number)) for number in range(1, 40)]
+    world = await started(*held, policy=LIVE)
+    done = await world.mine()
+    plans = [each.key for each in done.planned.batch.plans] if done.planned.batch else []
+    decided = [each.key for each in done.planned.decisions]
+    assert sorted([*plans, *decided]) == sorted(done.candidates)
+    assert len(plans) == LIVE.max_plans
+
+
+async def test_a_planned_account_is_locked_until_its_outcome_and_read_again_after_it() -> None:
+    world = await started(position(1, RISKY), policy=LIVE)
+    done = await world.mine()
+    assert done.planned.batch is not None
+    plan = done.planned.batch.plans[0]
+    done = await world.mine()
+    assert [each.reason for each in done.planned.decisions] == [Reason.IN_FLIGHT]
+    world.scanner.settle(Outcome(plan.id, plan.key, Result.WON, None, "", done.head.number))
+    done = await world.mine()
+    assert world.reader.read == [[account(1)]]
+    assert done.planned.batch is not None
+
+
+async def test_an_outcome_in_a_market_that_was_taken_out_only_frees_its_account() -> None:
+    world = await started()
+    key = PositionKey("gone", account(1))
+    world.scanner.limits.lock(key, "recovered")
+    world.scanner.settle(Outcome("plan", key, Result.REVERTED, Reason.REVERTED, "", 1))
+    assert not world.scanner.limits.is_locked(key)
+
+
+async def test_positions_are_judged_at_the_time_of_landing() -> None:
+    world = await started(position(1, RISKY), policy=LIVE)
+    done = await world.mine()
+    assert done.planned.batch is not None
+    assert done.planned.batch.plans[0].opportunity.at_s == done.head.timestamp_s + 12
+
+
+async def test_a_pass_makes_one_request_whatever_it_reads() -> None:
+    world = World(others=("two", "three"), policy=LIVE, parity=ParityPolicy(1, 5))
+    world.chain.mine(position(1, SAFE))
+    await world.start(account(1))
+    before = len(world.chain.requests)
+    await world.mine(position(1, RISKY), position(2, SAFE))
+    assert len(world.chain.requests) == before + 1
+    assert {call.to for call in world.chain.requests[-1][1]} >= {POOL, CASH.address, SIGNER}
+
+
+async def test_the_inventory_is_read_with_everything_else() -> None:
+    world = await started(position(1, RISKY), policy=LIVE)
+    world.chain.funds[CASH.address] = 700
+    done = await world.mine()
+    assert done.inventory is not None
+    assert done.inventory.balances == {CASH.address: 700}
+    assert done.planned.batch is not None
+    assert done.planned.batch.plans[0].opportunity.repay_amount == 700
+    assert GOLD.address not in done.inventory.balances
+
+
+async def test_where_one_market_cannot_be_read_no_other_read_goes_on_alone() -> None:
+    world = await started(position(1, SAFE))
+    hanging = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            hanging.set()
+
+    world.reader.chain_health = hang  # type: ignore[method-assign,assignment]
+    await world.fail(Transient("down"))
+    assert hanging.is_set()
+
+
+async def test_the_stages_of_a_pass_are_timed() -> None:
+    world = await started()
+    done = await world.mine()
+    assert done.stages_s == {"logs": 1, "read": 1, "scan": 1, "plan": 1}
+
+
+async def test_a_failure_of_long_ago_is_forgotten_when_the_account_recovered() -> None:
+    world = await started(position(1, RISKY), policy=LIVE)
+    done = await world.mine()
+    key = PositionKey("toy", account(1))
+    world.scanner.settle(Outcome("plan", key, Result.REVERTED, Reason.REVERTED, "", done.head.number))
+    await world.mine()
+    assert len(world.scanner.limits._cool) == 1
+    world.scanner.limits.sweep(done.head.number + 4 + 256, {key})
+    assert len(world.scanner.limits._cool) == 1
+    world.scanner.limits.sweep(done.head.number + 4 + 256, set())
+    assert len(world.scanner.limits._cool) == 0
+
+
+async def test_an_impossible_rule_is_an_error_of_its_own() -> None:
+    with pytest.raises(Invalid):
+        raise Invalid
