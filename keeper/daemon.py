@@ -136,6 +136,7 @@ class Daemon:
         self._outcomes: list[Outcome] = []
         self._returned: list[_Returned] = []
         self._taken: list[Taken] = []
+        self._sent: set[PositionKey] = set()
         self._undecided: list[Pass] = []
 
     async def run(self, stop: asyncio.Event, drain_s: int) -> None:
@@ -184,6 +185,7 @@ class Daemon:
             raise
         for key in self._sender.in_flight:
             self._scanner.limits.lock(key, "recovered")
+            self._sent.add(key)
         await self._tell()
 
     async def _stop_when(self, stop: asyncio.Event | None, drain_s: int) -> None:
@@ -253,6 +255,10 @@ class Daemon:
         """Apply to the limits what the sender brought back; only ever between two passes."""
         outcomes, self._outcomes = self._outcomes, []
         returned, self._returned = self._returned, []
+        landed = self._sent - self._sender.in_flight if self._sender is not None else set()
+        for key in landed:
+            self._sent.discard(key)
+            self._scanner.limits.release(key)
         for outcome in outcomes:
             self._scanner.settle(outcome)
         for each in returned:
@@ -307,6 +313,7 @@ class Daemon:
             candidate = made.candidates[verdict.key]
             match verdict:
                 case Accepted():
+                    self._sent.add(verdict.key)
                     detail = f"0x{verdict.tx_hash.hex()}"
                     decisions.append(accept(made.head, candidate, verdict.plan_id, verdict.profit_base, detail))
                 case Skipped():

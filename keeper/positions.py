@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from keeper.app import OnProgress, database_path, fill_books, make_scanner, open_rpc
 from keeper.chainfile import ChainFile
@@ -92,7 +92,7 @@ def as_table(listing: Listing) -> Table:
         health = line.health
         style = "red" if health.is_liquidatable else "yellow" if (distance_bps(health) or 0) < 500 else ""
         table.add_row(
-            escape(line.key.market),
+            Text(line.key.market),
             address_text(line.key.account),
             health_text(health.health_factor_wad),
             "now" if health.is_liquidatable else distance_text(health),
@@ -103,9 +103,10 @@ def as_table(listing: Listing) -> Table:
     return table
 
 
-def _holdings(holdings: tuple[Holding, ...], total_base: int) -> str:
-    parts = [f"{amount_text(each.amount, each.token.decimals, 4)} {escape(each.token.symbol)}" for each in holdings]
-    return f"{', '.join(parts)} ({usd_text(total_base)})"
+def _holdings(holdings: tuple[Holding, ...], total_base: int) -> Text:
+    """Write amounts as plain text: a token may call itself whatever it likes."""
+    parts = [f"{amount_text(each.amount, each.token.decimals, 4)} {each.token.symbol}" for each in holdings]
+    return Text(f"{', '.join(parts)} ({usd_text(total_base)})")
 
 
 def _object(line: Line) -> dict[str, Any]:

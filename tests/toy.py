@@ -248,6 +248,7 @@ class ToyChain:
         self.ring: dict[int, BlockHead] = {}
         self.requests: list[tuple[BlockHead, list[ViewCall]]] = []
         self.funds: dict[Address, int] = {CASH.address: 10**9}
+        self.read_s = 0.0
         self._forks = 0
         self.blocks: list[ToyBlock] = []
         self._add(ToyBlock(head(100), (), {}, 100 * 10**8, frozenset({POOL}), COLLATERAL))
@@ -394,6 +395,7 @@ class ToyReads:
         for _ in range(3):
             await asyncio.sleep(0)
         calls, self._calls, self._round = self._calls, [], None
+        await asyncio.sleep(self.chain.read_s)
         self.chain.requests.append((self.head, calls))
         self.chain.refuse("reads")
         if self.block not in self.chain.blocks:
@@ -411,6 +413,7 @@ class ChainReader(ToyReader):
     impossible: set[Address] = field(default_factory=set)
     misread: dict[Address, ToyPosition] = field(default_factory=dict)
     is_impossible: bool = False
+    spender: Address = POOL
     read: list[list[Address]] = field(default_factory=list)
     compared: list[list[Address]] = field(default_factory=list)
 
@@ -451,7 +454,13 @@ class ChainReader(ToyReader):
         block = await self._block(reads)
         if self.is_impossible:
             raise Invalid("the price is not of this world")
-        return ToySnapshot(reads.head, block.price_base, blocked=self.blocked, gold_column=block.gold_column)
+        return ToySnapshot(
+            reads.head,
+            block.price_base,
+            blocked=self.blocked,
+            spender=self.spender,
+            gold_column=block.gold_column,
+        )
 
     async def positions(self, reads: Reads, accounts: Sequence[Address]) -> Sequence[ToyPosition]:
         """Return positions of the block."""

@@ -148,7 +148,7 @@ class Endpoint:
 
     def check_failed(self, reason: str) -> None:
         """Take a failed check."""
-        self.health.check_failed(reason, self._clock.monotonic_s(), is_lone=self.is_lone)
+        self.health.check_failed(reason, self._clock.monotonic_s())
         self.tell()
 
     def verified(self) -> None:

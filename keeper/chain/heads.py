@@ -104,7 +104,8 @@ class Heads:
         if self._slot is None and wait_s > 0:
             self._filled.clear()
             try:
-                await asyncio.wait_for(self._filled.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._filled.wait()
             except TimeoutError:
                 return None
         head, self._slot = self._slot, None

@@ -93,12 +93,12 @@ class Health:
         if self.state is not NodeState.RATE_LIMITED or now_s >= self._until_s:
             self._move(NodeState.ALIVE, "")
 
-    def check_failed(self, reason: str, now_s: float, *, is_lone: bool) -> None:
-        """Take a failed check: a node that is not in use stays out of it, one that is gets another soon."""
-        if self.state in (NodeState.DIALLED, NodeState.UNREACHABLE) and self.check_due_s <= now_s + _LONE_PAUSE_S * 3:
-            self._open(reason, now_s, is_lone=is_lone)
-        elif self.state in (NodeState.ALIVE, NodeState.OUT_OF_SYNC):
+    def check_failed(self, reason: str, now_s: float) -> None:
+        """Take a failed check: another follows soon, unless the failure itself said when."""
+        if self.check_due_s <= now_s:
             self.check_due_s = now_s + _LAGGING_CHECK_S
+        if self.state is NodeState.DIALLED:
+            self.reason = reason
 
     def outrun(self, seconds: float) -> None:
         """Take a request that another node answered first."""
@@ -119,9 +119,11 @@ class Health:
         elif isinstance(failure, Unauthorised):
             self.check_due_s = now_s + _UNUSABLE_CHECK_S
             self._move(NodeState.UNUSABLE, failure.detail)
-        else:
+        elif self.state is not NodeState.UNREACHABLE or now_s >= self.check_due_s:
+            # While the breaker is open, what was still under way when it opened says nothing new.
             self._strikes += failure.strikes
-            if self._strikes >= _STRIKES_OUT:
+            is_checked_only = self.state in (NodeState.DIALLED, NodeState.UNREACHABLE)
+            if is_checked_only or self._strikes >= _STRIKES_OUT:
                 self._open(failure.detail, now_s, is_lone=is_lone)
 
     def refuse(self, state: NodeState, reason: str) -> None:

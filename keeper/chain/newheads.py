@@ -99,7 +99,9 @@ class HeadSubscription:
         while True:
             silence_s = max(_SHORTEST_SILENCE_S, _SILENT_INTERVALS * self._interval_s())
             try:
-                notice = await asyncio.wait_for(transport.notices.get(), silence_s)
+                # Not wait_for: on 3.11 it can swallow a cancellation that comes together with a notice.
+                async with asyncio.timeout(silence_s):
+                    notice = await transport.notices.get()
             except TimeoutError:
                 await self._probe(transport)
                 continue
@@ -135,7 +137,8 @@ class HeadSubscription:
         first_id = self._next_id
         self._next_id += 1
         try:
-            found = await asyncio.wait_for(transport.exchange(frame([request], first_id), first_id), _CALL_TIMEOUT_S)
+            async with asyncio.timeout(_CALL_TIMEOUT_S):
+                found = await transport.exchange(frame([request], first_id), first_id)
         except TimeoutError:
             found = []
         if not found:

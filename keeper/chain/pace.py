@@ -1,6 +1,7 @@
 """When to look for the next block: learnt from when the last ones came. Pure; time comes in."""
 
 from collections import deque
+from itertools import pairwise
 from statistics import median
 from typing import Final
 
@@ -75,7 +76,7 @@ class Pace:
         (first, first_s), (last, last_s) = self._seen[0], self._seen[-1]
         mean_s = (last_s - first_s) / (last - first)
         recent = list(self._seen)[-_RECENT:]
-        middle_s = median((b_s - a_s) / (b - a) for (a, a_s), (b, b_s) in zip(recent, recent[1:], strict=False))
+        middle_s = median((b_s - a_s) / (b - a) for (a, a_s), (b, b_s) in pairwise(recent))
         return mean_s if abs(mean_s - middle_s) <= self._poll_interval_s else middle_s
 
     def _first_seen_s(self, now_s: float) -> float:

@@ -70,7 +70,8 @@ class Patrol:
                 await self._dial(endpoint)
                 continue
             with suppress(TimeoutError):
-                await asyncio.wait_for(endpoint.changed.wait(), min(wait_s, _LOOK_EVERY_S))
+                async with asyncio.timeout(min(wait_s, _LOOK_EVERY_S)):
+                    await endpoint.changed.wait()
 
     def _due_s(self, endpoint: Endpoint) -> float:
         """Return when to check a node: as planned, but soon where no node at all can be asked."""
@@ -84,8 +85,7 @@ class Patrol:
 
     async def _dial(self, endpoint: Endpoint, timeout_s: float = _CHECK_TIMEOUT_S) -> None:
         """Ask a node for its chain and head, and move its state accordingly."""
-        now_s = self._clock.monotonic_s()
-        endpoint.health.checked_s, endpoint.health.check_due_s = now_s, now_s + timeout_s
+        endpoint.health.checked_s = self._clock.monotonic_s()
         endpoint.is_lone = not self._others(endpoint)
         try:
             chain_id, number = await endpoint.ask(_WHO, _two_quantities, priority=Priority.HEAD, timeout_s=timeout_s)

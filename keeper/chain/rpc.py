@@ -190,7 +190,20 @@ class Rpc:
 
     async def _persist(self, one_round: Callable[[], Awaitable[T]], limit_s: float) -> T:
         """Repeat rounds that a repetition can cure, with random growing pauses, until the deadline."""
-        failure: NodeFailure
+        failures: list[NodeFailure] = []
+        try:
+            async with asyncio.timeout(limit_s):
+                try:
+                    return await one_round()
+                except NodeFailure as failure:
+                    failures.append(failure)
+                return await self._repeat(one_round, limit_s, failures)
+        except TimeoutError:
+            pass
+        raise failures[-1] if failures else TimedOut("rpc", f"no node answered within {limit_s:.3g} s")
+
+    async def _repeat(self, one_round: Callable[[], Awaitable[T]], limit_s: float, failures: list[NodeFailure]) -> T:
+        """Go on after a failed round, which counts as the first attempt; a round that succeeds at once never comes here."""
         started_s = self.clock.monotonic_s()
 
         def is_worth_it(error: BaseException) -> bool:
@@ -198,27 +211,21 @@ class Rpc:
                 return False
             return not isinstance(error, BlockUnknown) or self._since(started_s) < _UNKNOWN_BLOCK_PATIENCE_S
 
-        rounds = AsyncRetrying(
+        async for attempt in AsyncRetrying(
             stop=stop_after_delay(limit_s),
             wait=wait_random_exponential(multiplier=0.05, max=1.0),
             retry=retry_if_exception(is_worth_it),
             reraise=True,
-        )
-        last: list[NodeFailure] = []
-
-        async def remembered() -> T:
-            try:
-                return await one_round()
-            except NodeFailure as error:
-                last[:] = [error]
-                raise
-
-        try:
-            async with asyncio.timeout(limit_s):
-                return await rounds(remembered)
-        except TimeoutError:
-            failure = last[0] if last else TimedOut("rpc", f"no node answered within {limit_s:.3g} s")
-        raise failure
+        ):
+            with attempt:
+                if attempt.retry_state.attempt_number == 1:
+                    raise failures[-1]
+                try:
+                    return await one_round()
+                except NodeFailure as failure:
+                    failures.append(failure)
+                    raise
+        raise failures[-1]
 
     def _since(self, started_s: float) -> float:
         return self.clock.monotonic_s() - started_s

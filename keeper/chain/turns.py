@@ -9,7 +9,8 @@ from typing import Final
 
 from asyncio_throttle.throttler import Throttler
 
-_BURSTS_PER_S: Final = 10
+_PERIOD_S: Final = 1.0
+"""The window that the budget counts in: an ordinary block's few calls go out at once."""
 _THROTTLE_STEP_S: Final = 0.005
 _SLOWEST: Final = 32
 _RECOVERY_CALLS: Final = 64
@@ -30,14 +31,15 @@ class Turns:
     """Hands out turns at one node, best priority first.
 
     One dispatcher waits on the throttle for everybody: a throttle with many waiters is slow and unfair.
-    A SEND never waits (the others pay for it afterwards), and BACKFILL leaves half of the places to others.
+    A SEND never waits (the others pay for it afterwards, a second's budget at most), and BACKFILL leaves half of the
+    places to others.
     """
 
     def __init__(self, *, calls_per_s: int, max_in_flight: int) -> None:
         """Take the budget; the dispatcher starts with the first turn."""
-        burst = max(1, calls_per_s // _BURSTS_PER_S)
-        self._period_s = burst / calls_per_s
-        self._throttle = Throttler(rate_limit=burst, period=self._period_s, retry_interval=_THROTTLE_STEP_S)
+        self._period_s = _PERIOD_S
+        self._throttle = Throttler(rate_limit=calls_per_s, period=self._period_s, retry_interval=_THROTTLE_STEP_S)
+        self._most_debt = calls_per_s
         self._max_in_flight = max_in_flight
         self._in_flight = 0
         self._debt = 0
@@ -76,7 +78,7 @@ class Turns:
     async def turn(self, priority: Priority, calls: int) -> AsyncIterator[None]:
         """Wait for a turn that is worth `calls` calls, and hold it."""
         if priority is Priority.SEND:
-            self._debt += calls
+            self._debt = min(self._debt + calls, self._most_debt)
             self._in_flight += 1
         else:
             await self._wait(priority, calls)
@@ -123,7 +125,7 @@ class Turns:
                 elif self._is_grantable():
                     _, _, calls, turn = heapq.heappop(self._queue)
                     self._in_flight += 1
-                    self._debt += calls - 1
+                    self._debt = min(self._debt + calls - 1, self._most_debt)
                     turn.set_result(None)
                     self._recover(calls)
 

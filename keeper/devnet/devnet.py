@@ -17,7 +17,7 @@ import msgspec
 
 from keeper.devnet.aave import deploy_aave
 from keeper.devnet.assets import DevAsset, price_updates
-from keeper.devnet.chain import DevChain
+from keeper.devnet.chain import ADMIN, DevChain, Tx
 from keeper.devnet.market import MINT, AaveMarket, AaveRecord, Generation
 from keeper.devnet.multicall import deploy_multicall3
 from keeper.devnet.node import Anvil, AnvilOptions
@@ -74,8 +74,11 @@ class Devnet:
         """Give an account a native balance and freshly minted tokens (in their own units)."""
         await self.chain.set_balance(address, native_wei)
         reserves = {symbol: reserve for market in self.markets.values() for symbol, reserve in market.reserves.items()}
-        for symbol, amount in (amounts or {}).items():
-            await self.chain.send(reserves[symbol].token, MINT, address, amount)
+        mints = [
+            Tx(ADMIN, reserves[symbol].token, MINT, (address, amount)) for symbol, amount in (amounts or {}).items()
+        ]
+        async with self.chain.held():
+            await self.chain.send_all(mints)
 
 
 class _Saved(msgspec.Struct, frozen=True):

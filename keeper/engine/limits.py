@@ -55,7 +55,7 @@ class Limits:
         self._cool: dict[PositionKey, CoolDown] = {}
 
     def lock(self, key: PositionKey, plan_id: str) -> None:
-        """Hold an account until the plan's outcome."""
+        """Hold an account until its plan has landed or failed."""
         self._locked[key] = plan_id
 
     def release(self, key: PositionKey) -> None:
@@ -67,8 +67,9 @@ class Limits:
         return key in self._locked
 
     def settle(self, outcome: Outcome, position: Position | None) -> None:
-        """Apply the end of a plan: unlock, and cool down after a failure."""
-        self.release(outcome.key)
+        """Apply the end of a plan: unlock what it locked, and cool down after a failure."""
+        if self._locked.get(outcome.key) == outcome.plan_id:
+            self.release(outcome.key)
         if outcome.result is Result.WON:
             self._cool.pop(outcome.key, None)
         elif outcome.reason is not None:

@@ -16,7 +16,8 @@ class Slot:
 
     `sent_block` is when bytes last went out, `waiting_block` since when the newest attempt could have been mined.
     `used_heads` counts the heads at which the nonce was used up and none of our transactions was found.
-    `is_suspect` asks for a fresh look: somebody else took the account, or we have just started.
+    `is_suspect` asks for a fresh look: somebody else took the account, or we have just started. `has_landed`: it is in a
+    block and succeeded, though not final, so its account may be planned for again.
     """
 
     entry: Entry
@@ -25,6 +26,7 @@ class Slot:
     used_heads: int = 0
     is_suspect: bool = False
     is_underpriced: bool = False
+    has_landed: bool = False
 
     @property
     def nonce(self) -> int:
@@ -95,8 +97,8 @@ class Lane:
 
     @property
     def keys(self) -> frozenset[PositionKey]:
-        """Return the positions in flight."""
-        return frozenset(slot.key for slot in self.slots.values() if slot.key is not None)
+        """Return the positions that a transaction may still change."""
+        return frozenset(slot.key for slot in self.slots.values() if slot.key is not None and not slot.has_landed)
 
     @property
     def pending(self) -> Pending:

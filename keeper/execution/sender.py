@@ -90,7 +90,7 @@ class Sender:
 
     @property
     def in_flight(self) -> frozenset[PositionKey]:
-        """Return the positions whose plans have no outcome yet: to be locked, after `recover` too."""
+        """Return the positions that a transaction may still change: to be locked, after `recover` too."""
         return self._lane.keys
 
     async def recover(self, head: BlockHead) -> None:

@@ -112,6 +112,7 @@ class Watch:
         found = look(slot, standing, self._blocks)
         before = intent.inclusion
         change = _Change(slot, slot.entry)
+        slot.has_landed = found.receipt is not None and found.receipt.succeeded
         if found.phase is not Phase.USED:
             slot.used_heads = 0
         if found.phase is Phase.PENDING:

@@ -30,12 +30,11 @@ class Journal:
         """
 
         def work(connection: Connection) -> None:
-            for entry in changes.entries:
-                _upsert(connection, intent, intent_row(entry.intent))
-                for each in entry.attempts:
-                    _upsert(connection, attempt, attempt_row(entry.intent.id, each))
-            for ending in changes.endings:
-                connection.execute(insert(outcome).values(outcome_row(ending)))
+            _upsert(connection, intent, [intent_row(entry.intent) for entry in changes.entries])
+            attempts = [attempt_row(entry.intent.id, each) for entry in changes.entries for each in entry.attempts]
+            _upsert(connection, attempt, attempts)
+            if changes.endings:
+                connection.execute(insert(outcome), [outcome_row(ending) for ending in changes.endings])
 
         await self._database.run(work)
 
@@ -70,7 +69,10 @@ def _attempts(connection: Connection, intent_id: str) -> tuple[Attempt, ...]:
     return tuple(read_attempt(row) for row in connection.execute(query).mappings())
 
 
-def _upsert(connection: Connection, table: Table, row: dict[str, Any]) -> None:
-    names = [column.name for column in table.primary_key]
-    changed = {name: value for name, value in row.items() if name not in names}
-    connection.execute(insert(table).values(row).on_conflict_do_update(index_elements=names, set_=changed))
+def _upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    statement = insert(table)
+    keys = [column.name for column in table.primary_key]
+    changed = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), rows)

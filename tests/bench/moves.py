@@ -1,6 +1,7 @@
 """Price moves that make a handful of positions liquidatable: found with the keeper's own engine, made on the chain."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from keeper.app import SystemClock
@@ -18,6 +19,8 @@ from keeper.protocols.aave_v3.reader import AaveReader
 
 HANDFUL: Final = 20
 _AIM: Final = 8
+_SHARE: Final = 25
+_DEEPEST: Final = 0.6
 _WORTH_BASE: Final = 20 * BASE_UNIT
 _LATER_S: Final = 3
 _CHUNK: Final = 500
@@ -26,6 +29,16 @@ _BUDGET: Final = 1_000
 
 def address(text: str) -> Address:
     return Address(bytes.fromhex(text.removeprefix("0x")))
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A new price, how many more positions are worth liquidating at it, and by which share it is lower."""
+
+    symbol: str
+    price: int
+    positions: int
+    fall: float
 
 
 class Forecast:
@@ -75,29 +88,45 @@ class Forecast:
         if again:
             self._book.put(list(await self._reader.positions(reads, again)), self._snapshot)
 
-    def drop(self, symbol: str) -> tuple[int, int]:
-        """Return the price of an asset at which about a handful more positions are worth liquidating, and how many."""
+    def gentlest(self, symbols: Sequence[str]) -> Move:
+        """Return the smallest fall of one asset that makes about a handful more positions worth liquidating.
+
+        Raises: Fatal when no asset can.
+        """
+        known = self._worthwhile(self.snapshot)
+        found = [move for each in symbols if (move := self._move(each, known)) is not None]
+        if not found:
+            raise Fatal(f"no fall of {', '.join(symbols)} makes a position worth liquidating")
+        return min(found, key=lambda move: (move.positions < self._aim, move.fall))
+
+    @property
+    def _aim(self) -> int:
+        return max(1, min(_AIM, len(self._book.book) // _SHARE))
+
+    def _move(self, symbol: str, known: set[Address]) -> Move | None:
         token = address(self._dev.reserves[symbol].token)
         reserve = next(each for each in self.snapshot.reserves.values() if each.token.address == token)
-        if reserve.price_base is None:
-            raise Fatal(f"{symbol} has no price")
-        high = int(reserve.price_base)
-        known = self._worthwhile(self.snapshot)
+        if not reserve.price_base:
+            return None
+        start = int(reserve.price_base)
 
-        def found(price: int) -> int:
+        def fallen(price: int) -> int:
             moved = replace(reserve, price_base=Base(price))
             reserves = {**self.snapshot.reserves, reserve.id: moved}
             return len(self._worthwhile(replace(self.snapshot, reserves=reserves)) - known)
 
-        step = high // 10_000
-        low = high - step
-        while found(low) < _AIM:
+        high, low, step = start, start, max(1, start // 20_000)
+        while (count := fallen(low)) < self._aim and low > start * _DEEPEST:
             high, step = low, step * 2
-            low -= step
-        while high - low > 1:
+            low = max(low - step, int(start * _DEEPEST))
+        while count > HANDFUL and high - low > 1:
             between = (low + high) // 2
-            low, high = (between, high) if found(between) >= _AIM else (low, between)
-        return low, found(low)
+            at_between = fallen(between)
+            if at_between >= self._aim:
+                low, count = between, at_between
+            else:
+                high = between
+        return Move(symbol, low, count, (start - low) / start) if 0 < count <= HANDFUL else None
 
     def _liquidatable(self, snapshot: AaveSnapshot) -> set[Address]:
         at_s = snapshot.head.timestamp_s + _LATER_S

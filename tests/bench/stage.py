@@ -36,7 +36,7 @@ _REPORT_EVERY: Final = 5
 _QUIET_HEADS: Final = 3
 _START_LIMIT_S: Final = 300.0
 _PATIENCE_S: Final = 60.0
-_MOVED: Final = ("WETH", "WBTC", "LINK")
+_MOVED: Final = ("WETH", "wstETH", "WBTC", "LINK")
 
 Progress = Callable[[str], None]
 
@@ -137,12 +137,13 @@ async def _rest(place: Site, keeper: KeeperProcess) -> Steady:
 
 async def _move(place: Site, keeper: KeeperProcess, turn: int) -> Reaction | None:
     """Move one price so that a handful of positions fall, and follow what the daemon does until all is quiet."""
-    symbol = _MOVED[turn % len(_MOVED)]
     await place.forecast.refresh()
-    price, expected = place.forecast.drop(symbol)
-    place.progress(f"price move {turn + 1} of {place.wish.moves}: {symbol}, about {expected} positions fall")
+    move = place.forecast.gentlest(_MOVED)
+    place.progress(
+        f"price move {turn + 1} of {place.wish.moves}: {move.symbol} −{move.fall:.3%}, {move.positions} positions fall"
+    )
     begin = len(keeper.lines)
-    hashes = await place.market.set_prices({symbol: price}, mine=False)
+    hashes = await place.market.set_prices({move.symbol: move.price}, mine=False)
     block = max([int((await place.devnet.chain.receipt(each))["blockNumber"], 16) for each in hashes])
     try:
         await keeper.wait_for(lambda log: first_plans(log, begin, block) is not None, _PATIENCE_S / 3)

@@ -36,6 +36,11 @@ def notes(report: Report) -> Iterator[str]:
         "the journal is on disk before that line"
     )
     yield "keeper requests per head count everything that its metrics count: polls, logs, reads and node checks"
+    yield (
+        "at rest the daemon asks for logs at every head here: until the chain has shown one filled bloom filter, "
+        "an empty one proves nothing; with websocket heads the pushed heads are no requests"
+    )
+    yield "received and sent: all that the process read and wrote but its log, so a little more than the network's share"
     if any(each.is_extrapolated for size in report.sizes for each in size.patterns):
         yield "the common pattern was timed with at most 1,000 accounts"
 
@@ -178,7 +183,8 @@ def _engines(engines: Sequence[Engine]) -> Table:
 
 
 def _about(pattern: Pattern, value: float) -> str:
-    return f"{'≈ ' * pattern.is_extrapolated}{value:,.0f}"
+    digits = 0 if value >= 20 else 1 if value >= 1 else 2
+    return f"{'≈ ' * pattern.is_extrapolated}{value:,.{digits}f}"
 
 
 def _shifts(sizes: Iterable[Size]) -> Iterator[tuple[Size, Shift]]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import statistics
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -245,3 +246,44 @@ def test_every_command_has_help_and_a_wrong_one_is_a_usage_error(tmp_path: Path)
         assert run_keeper(command, "--help", environment=environment).returncode == 0
     assert run_keeper("bogus", environment=environment).returncode == 2
     assert run_keeper("positions", "--below", "one", environment=environment).returncode == 2
+
+
+async def test_a_second_sigterm_aborts_a_drain(devnet: Devnet, operator: Operator) -> None:
+    async with KeeperProcess(operator.environment(DRAIN_TIMEOUT_S="600")) as keeper:
+        await keeper.ready()
+        await devnet.chain.set_interval(0)
+        await devnet.chain.set_automine(False)
+        await drop(devnet, 70)
+        await keeper.wait_for(lambda log: bool(log.events("decision.accepted")), 30)
+        os.kill(keeper.pid, signal.SIGTERM)
+        await keeper.wait_for(lambda log: len(log.events("keeper.stopping")) == 1, 10)
+        await asyncio.sleep(1)
+        os.kill(keeper.pid, signal.SIGTERM)
+        assert await keeper.ended() == 1
+    assert len(keeper.events("keeper.stopping")) == 2
+    assert not keeper.events("keeper.stopped")
+
+
+async def test_heads_pushed_over_a_websocket_cost_no_polls(devnet: Devnet, operator: Operator) -> None:
+    urls = f"{devnet.node.http_url},{devnet.node.ws_url}"
+    async with KeeperProcess(operator.environment(is_live=False, RPC_URLS=urls)) as keeper:
+        await keeper.wait_for(lambda log: len(log.events("chain.head")) >= 9, 30)
+    heads = keeper.events("chain.head")[2:]
+    assert statistics.median(line["requests"] for line in heads) <= 2
+    numbers = [line["number"] for line in heads]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+async def test_a_reorg_is_followed_to_what_the_chain_says(devnet: Devnet, operator: Operator) -> None:
+    owners = tuple(each.owner for each in devnet.positions["3.0"])
+    async with KeeperProcess(operator.environment(is_live=False, PARITY_EVERY_HEADS="1", LOG_LEVEL="debug")) as keeper:
+        await keeper.wait_for(lambda log: len(log.events("chain.head")) >= 5, 30)
+        await market_of(devnet).supply(owners[0], "USDC", 10**9)
+        await keeper.wait_for(lambda log: any(line["touched"] for line in log.events("chain.head")), 20)
+        await devnet.chain.rpc("anvil_reorg", 3, [])
+        await keeper.wait_for(lambda log: any(line["orphaned"] for line in log.events("chain.head")), 20)
+        seen = len(keeper.events("chain.head"))
+        await keeper.wait_for(lambda log: len(log.events("chain.head")) >= seen + 4, 20)
+    assert keeper.events("chain.reorg")
+    assert keeper.events("index.audit_ok")
+    assert not keeper.events("index.audit_mismatch")

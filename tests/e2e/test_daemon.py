@@ -34,7 +34,7 @@ async def test_every_profitable_unhealthy_position_is_liquidated_within_three_bl
         owners = tuple(each.owner for each in devnet.positions[generation])
         before = await read_balances(devnet.chain, [market], operator.address)
         start = await market.prices()
-        async with KeeperProcess(operator.environment(PARITY_EVERY_HEADS="3")) as keeper:
+        async with KeeperProcess(operator.environment(PARITY_EVERY_HEADS="3", LOG_LEVEL="debug")) as keeper:
             await keeper.ready()
             left: list[str] = []
             for percent in STEPS:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keeper.chain.multicall import MULTICALL3, pack, unpack
-from keeper.devnet.chain import MAX_UINT, DevChain, RpcFailed, Tx
+from keeper.devnet.chain import MAX_UINT, DevChain, RpcFailed
 from keeper.devnet.market import APPROVE, MINT, AaveMarket
 from keeper.domain.chain import BlockHead, Call, Log, LogFilter, ViewCall, ViewResult
 from keeper.domain.units import Address, BlockHash, TxHash, Wei
@@ -105,6 +105,14 @@ class Desk:
         request = {"from": LIQUIDATOR, "to": "0x" + call.to.hex(), "data": "0x" + call.data.hex(), "gas": hex(_GAS)}
         return await self.chain.receipt(await self.chain.rpc("eth_sendTransaction", request))
 
+    async def rehearse(self, at_s: int, calls: Sequence[Call]) -> list[dict[str, Any]]:
+        """Execute calls one after another in a block at that time, which the chain then forgets."""
+        sent = [{"from": LIQUIDATOR, "to": "0x" + each.to.hex(), "data": "0x" + each.data.hex()} for each in calls]
+        block = {"blockOverrides": {"time": hex(at_s)}, "calls": [{**each, "gas": hex(_GAS)} for each in sent]}
+        (done,) = await self.chain.rpc("eth_simulateV1", {"blockStateCalls": [block]}, "latest")
+        assert int(done["timestamp"], 16) == at_s
+        return list(done["calls"])
+
     async def revert_data(self, call: Call) -> bytes | None:
         """Return what a call reverts with, or None where it succeeds."""
         request = {"from": LIQUIDATOR, "to": "0x" + call.to.hex(), "data": "0x" + call.data.hex()}
@@ -121,6 +129,3 @@ class Desk:
     async def pass_time(self, seconds: int) -> None:
         await self.chain.increase_time(seconds)
         await self.chain.mine()
-
-
-__all__ = ["LIQUIDATOR", "Desk", "DevReads", "Tx", "address", "log_of", "raw"]

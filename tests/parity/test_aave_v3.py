@@ -1,7 +1,7 @@
 """The rules against the genuine contracts, to the unit: core 3.0.2 and origin 3.6.0 on a local node."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import cast
@@ -14,6 +14,7 @@ from keeper.devnet.market import Generation
 from keeper.devnet.packages import default_cache_dir, ensure_packages
 from keeper.devnet.positions import PositionSpec, open_positions, owner_address
 from keeper.devnet.sentinel import set_price_oracle_sentinel
+from keeper.domain.chain import Call, Log
 from keeper.domain.outcome import Reason
 from keeper.domain.position import Opportunity, PositionKey
 from keeper.domain.units import Address, Base, TokenAmount
@@ -22,12 +23,13 @@ from keeper.errors import Fatal, Transient, Unsafe
 from keeper.protocols.aave_v3 import calls, rules
 from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot
 from keeper.protocols.aave_v3.reader import AaveReader
-from tests.parity.desk import LIQUIDATOR, Desk, address
+from tests.parity.desk import LIQUIDATOR, Desk, address, log_of, raw
 
 ACCOUNTS = 400
 SPEC = DevnetSpec(n_positions=ACCOUNTS, seed=11, hf_range=(1.005, 1.7))
 HOUR_S = 3_600
 LANDING_S = 12
+BALANCE_OF = bytes.fromhex("70a08231")
 CRASH = {"WETH": 2_300, "wstETH": 2_800, "WBTC": 67_000, "LINK": 13, "CRV": 0.5, "USDT": 0.93}
 
 
@@ -97,34 +99,31 @@ async def test_the_health_foreseen_for_the_next_block_is_the_chains_in_it(desk: 
         assert replace(rules.health(position, snapshot, at_s), collateral=(), debt=()) == theirs
 
 
-async def liquidate(desk: Desk, reader: AaveReader, opportunity: Opportunity) -> None:
-    """Land the opportunity at its time, compare everything that it moved, and take it back."""
-    chain = desk.chain
-    before = await chain.snapshot()
-    await chain.set_next_timestamp(opportunity.at_s)
-    tokens = ["0x" + each.address.hex() for each in (opportunity.repay, opportunity.seize)]
-    held = [int(await chain.call(token, "balanceOf(address)(uint256)", LIQUIDATOR)) for token in tokens]
-    receipt = await desk.send(calls.liquidation(opportunity))
-    if receipt["status"] != "0x1":
-        pytest.fail(f"{opportunity} reverted: {await desk.revert_data(calls.liquidation(opportunity))!r}, {receipt}")
-    block = int(receipt["blockNumber"], 16)
-    logs = await desk.logs(reader.head_filter, block)
+def assert_as_planned(reader: AaveReader, opportunity: Opportunity, logs: Sequence[Log]) -> None:
     (taken,) = reader.liquidations(logs)
     assert taken.key == opportunity.key
     assert taken.liquidator == address(LIQUIDATOR)
     assert (taken.repay_token, taken.seize_token) == (opportunity.repay.address, opportunity.seize.address)
     assert taken.realised.repaid_amount == opportunity.repay_amount
     assert taken.realised.seized_amount == opportunity.seized_amount
-    moved = [int(await chain.call(token, "balanceOf(address)(uint256)", LIQUIDATOR)) for token in tokens]
-    if tokens[0] != tokens[1]:
-        assert (held[0] - moved[0], moved[1] - held[1]) == (opportunity.repay_amount, opportunity.seized_amount)
     assert opportunity.key.account in reader.touched(logs).accounts
-    assert int(receipt["gasUsed"], 16) < 2 * calls.GAS_ESTIMATE
-    await chain.revert(before)
+
+
+async def rehearse(desk: Desk, reader: AaveReader, opportunity: Opportunity) -> None:
+    """Execute the opportunity at its time without a trace, and compare everything that it moves."""
+    who = address(LIQUIDATOR).rjust(32, b"\0")
+    balances = [Call(each.address, BALANCE_OF + who) for each in (opportunity.repay, opportunity.seize)]
+    done = await desk.rehearse(opportunity.at_s, [*balances, calls.liquidation(opportunity), *balances])
+    assert done[2]["status"] == "0x1", (opportunity, calls.decode_revert(raw(done[2]["returnData"])))
+    assert_as_planned(reader, opportunity, [log_of(entry) for entry in done[2]["logs"]])
+    paid, got, left, has = (int(done[place]["returnData"], 16) for place in (0, 1, 3, 4))
+    if opportunity.repay != opportunity.seize:
+        assert (paid - left, has - got) == (opportunity.repay_amount, opportunity.seized_amount)
+    assert int(done[2]["gasUsed"], 16) < 2 * calls.GAS_ESTIMATE
 
 
 async def assert_plans_come_true(desk: Desk, reader: AaveReader, source: random.Random) -> tuple[int, int]:
-    """Land the best and another pair of every unhealthy account, whole and cut by two budgets; return how many."""
+    """Rehearse the best and the worst pair of every unhealthy account, whole and cut by a budget; return how many."""
     snapshot, positions = await book(desk, reader)
     at_s = snapshot.head.timestamp_s + LANDING_S
     whole = cut = 0
@@ -133,7 +132,7 @@ async def assert_plans_come_true(desk: Desk, reader: AaveReader, source: random.
         assert assessment.blocked is (None if assessment.opportunities else Reason.NOT_LIQUIDATABLE)
         chosen = dict.fromkeys([*assessment.opportunities[:1], *assessment.opportunities[-1:]])
         for opportunity in chosen:
-            await liquidate(desk, reader, opportunity)
+            await rehearse(desk, reader, opportunity)
             whole += 1
             token = opportunity.repay.address
             funds = TokenAmount(int(opportunity.repay_amount * source.uniform(0.02, 1.0)))
@@ -141,7 +140,7 @@ async def assert_plans_come_true(desk: Desk, reader: AaveReader, source: random.
             assert afforded.opportunities or afforded.blocked in {Reason.DUST_RULE, Reason.INSUFFICIENT_INVENTORY}
             for lesser in afforded.opportunities[:1]:
                 assert lesser.repay_limit <= funds
-                await liquidate(desk, reader, lesser)
+                await rehearse(desk, reader, lesser)
                 cut += 1
     return whole, cut
 
@@ -155,6 +154,26 @@ async def test_every_planned_liquidation_moves_to_the_unit_what_was_planned(desk
     whole, cut = await assert_plans_come_true(desk, reader, random.Random(5))
     assert whole >= 100
     assert cut >= 50
+
+
+async def test_one_liquidation_after_another_lands_as_planned_while_they_move_the_indexes(desk: Desk):
+    reader = await discovered(desk)
+    await desk.open()
+    await desk.pass_time(HOUR_S)
+    await crash(desk)
+    landed = 0
+    for account in (await borrowers(desk, reader))[:250]:
+        reads = await desk.reads()
+        snapshot, (position,) = await reader.snapshot(reads), await reader.positions(reads, [account])
+        at_s = reads.head.timestamp_s + LANDING_S
+        for opportunity in rules.assess(position, snapshot, at_s, None).opportunities[:1]:
+            await desk.chain.set_next_timestamp(at_s)
+            receipt = await desk.send(calls.liquidation(opportunity))
+            assert receipt["status"] == "0x1", opportunity
+            assert_as_planned(reader, opportunity, [log_of(entry) for entry in receipt["logs"]])
+            landed += 1
+    assert landed >= 50
+    await assert_health_is_the_chains(desk, reader, ACCOUNTS)
 
 
 async def test_the_screen_names_every_account_that_the_chain_calls_unhealthy(desk: Desk):
@@ -325,6 +344,15 @@ async def test_a_reverting_feed_spoils_only_its_holders(desk: Desk):
         if not is_holder:
             assert replace(assessment.health, collateral=(), debt=()) == theirs
     assert await verdict(desk, reader, owner) == (None, Reason.UNKNOWN)
+
+
+async def test_every_feed_tells_when_it_last_reported(desk: Desk):
+    reader = await discovered(desk)
+    await desk.market.set_prices({"WETH": 2_999 * 10**8})
+    reads = await desk.reads()
+    ages = {each.token.symbol: each for each in await reader.price_ages(reads)}
+    assert ages.keys() == desk.market.reserves.keys()
+    assert (ages["WETH"].price_base, ages["WETH"].updated_s) == (2_999 * 10**8, reads.head.timestamp_s)
 
 
 async def test_a_new_oracle_and_a_new_mode_are_found_without_their_logs(desk: Desk):

@@ -142,7 +142,7 @@ def ids_of(market: AaveSnapshot, opportunity: Opportunity) -> tuple[int, int]:
     return by_token[opportunity.repay.address], by_token[opportunity.seize.address]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @settings(max_examples=600)
 @given(seed=st.integers(0, 2**64 - 1), revision=st.sampled_from(REVISIONS))
 def test_what_is_planned_is_what_the_contract_would_move(seed: int, revision: int):

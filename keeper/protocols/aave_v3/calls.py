@@ -7,7 +7,7 @@ from keeper.domain.outcome import Reason
 from keeper.domain.position import Opportunity
 from keeper.protocols.aave_v3 import contracts as aave
 
-GAS_ESTIMATE: Final = 450_000
+GAS_ESTIMATE: Final = 500_000
 SELECTORS: Final = frozenset({aave.LIQUIDATION_CALL})
 _TEXT: Final = 256
 

@@ -215,7 +215,8 @@ class AaveReader:
         known: dict[_Question, ViewResult] = {}
         pool = self._layout.pool
         questions = [(pool, each, account) for account in accounts for each in _STATUS]
-        if len(accounts) * (2 + 5 * len(self._layout.listings)) <= _FEW_CALLS:
+        width = len(_STATUS) + sum(1 for _ in _balance_questions(self._layout, self._root))
+        if len(accounts) * width <= _FEW_CALLS:
             questions += [each for account in accounts for each in _balance_questions(self._layout, account)]
         await _ask(reads, known, questions)
         bits = {each: _told(known, (pool, aave.GET_USER_BITMAP, each), 256) for each in accounts}
@@ -248,8 +249,9 @@ class AaveReader:
         """Return every reserve's price with the time that its feed gives; ratio and cap adapters give none."""
         oracle, tokens = self._layout.oracle, [each.token for each in self._layout.listings.values()]
         assets = [aave.address_word(each.address) for each in tokens]
-        prices = await reads.many([view(oracle, aave.GET_PRICE, each) for each in assets])
-        named = await reads.many([view(oracle, aave.GET_PRICE_SOURCE, each) for each in assets])
+        asked = [view(oracle, each, asset) for each in (aave.GET_PRICE, aave.GET_PRICE_SOURCE) for asset in assets]
+        told = await reads.many(asked)
+        prices, named = told[: len(assets)], told[len(assets) :]
         sources = [aave.address(aave.number(each, "a price source")) for each in named]
         rounds = await reads.many([view(each, aave.LATEST_ROUND) for each in sources])
         found = zip(tokens, prices, rounds, strict=True)

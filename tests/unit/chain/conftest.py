@@ -42,7 +42,9 @@ async def pool(watcher: Watcher) -> AsyncIterator[Pool]:
     """Start a pool on nodes and close it at the end."""
     opened: list[Rpc] = []
 
-    async def start(*nodes: FakeNode, extra: tuple[Node, ...] = (), options: dict[str, Any] | None = None, **pool_options: Any) -> Rpc:
+    async def start(
+        *nodes: FakeNode, extra: tuple[Node, ...] = (), options: dict[str, Any] | None = None, **pool_options: Any
+    ) -> Rpc:
         described = [node.node(f"rpc-{place}", **(options or {})) for place, node in enumerate(nodes, 1)]
         rpc = Rpc([*described, *extra], clock=RealClock(), observer=watcher, **pool_options)
         opened.append(rpc)

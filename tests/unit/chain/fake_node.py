@@ -23,7 +23,7 @@ EVENT: Final = keccak(b"Borrow(address)")
 Handler = Callable[[list[dict[str, Any]], web.Request], Awaitable[web.StreamResponse | None]]
 
 
-class Refusal(Exception):  # noqa: N818 - the node's refusal, not ours
+class Refusal(Exception):
     """Raised by a method to answer with a JSON-RPC error."""
 
     def __init__(self, code: int, message: str, data: object = None) -> None:
@@ -337,3 +337,10 @@ async def drop(_calls: list[dict[str, Any]], request: web.Request) -> web.Stream
     assert request.transport is not None
     request.transport.abort()
     return web.Response()
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until something that happens outside of this task has happened."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - the world has no event to wait for
+            await asyncio.sleep(0.005)

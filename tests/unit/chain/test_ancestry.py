@@ -4,7 +4,6 @@ import pytest
 
 from keeper.chain.ancestry import Ancestry, BlockRange, Extension
 from keeper.domain.chain import BlockHead
-from keeper.errors import Transient
 from tests.unit.chain.conftest import Pool
 from tests.unit.chain.fake_node import FakeChain, FakeNode, Watcher, header_json
 
@@ -72,7 +71,9 @@ async def test_a_reorganisation_to_a_shorter_chain_orphans_what_is_above(
     assert watcher.named("chain.reorg") == [{"block": 11, "depth": 5, "is_rebuild": False}]
 
 
-async def test_going_back_to_a_known_block_orphans_what_was_above_it(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
+async def test_going_back_to_a_known_block_orphans_what_was_above_it(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
     ancestry = Ancestry(await pool(node))
     for _ in range(5):
         await follow(ancestry, chain.mine())
@@ -82,7 +83,9 @@ async def test_going_back_to_a_known_block_orphans_what_was_above_it(pool: Pool,
     assert (await follow(ancestry, chain.mine())).new == (chain.head,)
 
 
-async def test_a_reorganisation_deeper_than_what_is_kept_demands_a_rebuild(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
+async def test_a_reorganisation_deeper_than_what_is_kept_demands_a_rebuild(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
     ancestry = Ancestry(await pool(node), depth=8)
     for _ in range(20):
         await follow(ancestry, chain.mine())
@@ -128,19 +131,43 @@ async def test_extending_without_commit_changes_nothing(pool: Pool, node: FakeNo
     assert ancestry.tip == heads(chain, 4, 4)[0]
 
 
-async def test_headers_of_another_fork_in_between_are_not_accepted(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
+async def test_headers_of_other_blocks_than_asked_for_are_asked_of_another_node(
+    pool: Pool, nodes: list[FakeNode], chain: FakeChain
+) -> None:
+    ancestry = Ancestry(await pool(*nodes))
+    await follow(ancestry, chain.head)
+    for _ in range(3):
+        chain.mine()
+    nodes[0].methods["eth_getBlockByNumber"] = lambda *_: header_json(chain.head)
+    assert (await ancestry.extend(chain.head)).new == heads(chain, 5, 7)
+    assert nodes[1].count["eth_getBlockByNumber"] == 2
+
+
+async def test_headers_of_another_fork_in_between_are_replaced_by_the_real_ancestors(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    """By number the node shows another fork, as behind a load balancer; by hash it shows the truth."""
     ancestry = Ancestry(await pool(node))
     await follow(ancestry, chain.head)
     lie = chain.fork()
-    lie.mine()
     for _ in range(3):
         chain.mine()
-    node.methods["eth_getBlockByNumber"] = lambda tag, _full: header_json((lie.at(tag) or chain.blocks[-1]).head)
-    with pytest.raises(Transient):
-        await ancestry.extend(chain.head)
-    del node.methods["eth_getBlockByNumber"]
+        lie.mine()
+    node.methods["eth_getBlockByNumber"] = lambda tag, _full: header_json(lie.blocks[int(tag, 16)].head)
     assert (await ancestry.extend(chain.head)).new == heads(chain, 5, 7)
 
 
 def test_a_range_knows_its_length() -> None:
     assert len(BlockRange(5, 5)) == 1
+
+
+async def test_a_long_gap_over_a_reorganisation_out_of_reach_demands_a_rebuild(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    ancestry = Ancestry(await pool(node), depth=8)
+    for _ in range(20):
+        await follow(ancestry, chain.mine())
+    chain.reorg(15, 60)
+    extension = await follow(ancestry, chain.head)
+    assert extension.is_rebuild
+    assert len(extension.orphaned) == 8

@@ -1,5 +1,6 @@
 """Range scans: complete, in order, as wide as allowed, and nothing believed without proof."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ async def scanned(rpc: Rpc, first: int, last: int, patience_s: float = 30) -> tu
 def assert_gapless(pieces: list[BlockRange], first: int, last: int) -> None:
     assert pieces[0].first == first
     assert pieces[-1].last == last
-    assert all(after.first == before.last + 1 for before, after in zip(pieces, pieces[1:], strict=False))
+    assert all(after.first == before.last + 1 for before, after in pairwise(pieces))
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 5_999), (17, 4_321), (5, 5), (5_999, 5_999)])
@@ -92,7 +93,9 @@ async def test_a_limit_without_a_number_is_found_by_halving(pool: Pool, node: Fa
     assert_gapless(pieces, 0, 5_999)
 
 
-async def test_an_answer_cut_at_a_round_number_is_asked_again_in_parts(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
+async def test_an_answer_cut_at_a_round_number_is_asked_again_in_parts(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
     node.log_cap = 1_000
     _, logs = await scanned(await pool(node), 0, 5_999)
     assert logs == truth(chain, 0, 5_999)
@@ -106,7 +109,9 @@ async def test_the_width_grows_while_answers_are_quick(pool: Pool, node: FakeNod
     assert max(widths) > 1_000
 
 
-async def test_an_empty_range_beyond_the_nodes_head_is_not_believed(pool: Pool, nodes: list[FakeNode], chain: FakeChain) -> None:
+async def test_an_empty_range_beyond_the_nodes_head_is_not_believed(
+    pool: Pool, nodes: list[FakeNode], chain: FakeChain
+) -> None:
     """What a node answers for blocks that it does not have yet: an empty list and no error."""
     behind = FakeChain(0)
     behind.blocks, behind.known = chain.blocks[:5_000], chain.known
@@ -139,7 +144,9 @@ async def test_logs_of_another_fork_than_the_proof_discard_the_answer(
     assert logs == truth(chain, 5_990, 5_997)
 
 
-async def test_a_log_from_outside_the_range_discards_the_answer(pool: Pool, nodes: list[FakeNode], chain: FakeChain) -> None:
+async def test_a_log_from_outside_the_range_discards_the_answer(
+    pool: Pool, nodes: list[FakeNode], chain: FakeChain
+) -> None:
     rpc = await pool(*nodes)
     nodes[0].methods["eth_getLogs"] = lambda _: [log_json(chain.blocks[3].logs[0])]
     _, logs = await scanned(rpc, 10, 20)
@@ -178,8 +185,10 @@ async def test_a_scan_that_is_left_half_way_stops_its_requests(pool: Pool, node:
         ("block range is too wide, max block range is 500 blocks", 500),
         ("eth_getLogs is limited to a 10,000 range", 10_000),
         (
-            "Log response size exceeded. You can make eth_getLogs requests with up to a 2K block range and no limit on the"
-            " response size, or you can request any block range with a cap of 10K logs in the response.",
+            (
+                "Log response size exceeded. You can make eth_getLogs requests with up to a 2K block range and no limit on the"
+                " response size, or you can request any block range with a cap of 10K logs in the response."
+            ),
             2_000,
         ),
         ("Under the Free tier plan, you can make eth_getLogs requests with up to a 10 block range.", 10),
@@ -193,3 +202,25 @@ async def test_a_scan_that_is_left_half_way_stops_its_requests(pool: Pool, node:
 )
 def test_the_number_of_blocks_that_a_refusal_names_is_understood(text: str, limit: int | None) -> None:
     assert block_limit(text) == limit
+
+
+async def test_an_answer_that_is_too_heavy_for_the_node_is_asked_in_parts(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    def heavy(query: dict[str, Any]) -> Any:
+        if int(query["toBlock"], 16) - int(query["fromBlock"], 16) > 700:
+            raise Refusal(-32000, "memory limit")
+        return node._eth_getLogs(query)
+
+    node.methods["eth_getLogs"] = heavy
+    _, logs = await scanned(await pool(node), 0, 3_000)
+    assert logs == truth(chain, 0, 3_000)
+
+
+async def test_a_query_that_no_node_understands_ends_the_scan(pool: Pool, node: FakeNode) -> None:
+    def refuse(_query: dict[str, Any]) -> Any:
+        raise Refusal(-32602, "invalid argument 0")
+
+    node.methods["eth_getLogs"] = refuse
+    with pytest.raises(Transient, match="invalid argument"):
+        await scanned(await pool(node), 0, 10, patience_s=0.1)

@@ -9,7 +9,7 @@ from eth_utils.crypto import keccak
 
 from keeper.chain.phrases import SendVerdict, send_verdict
 from tests.unit.chain.conftest import Pool
-from tests.unit.chain.fake_node import FakeNode, Refusal, Watcher, hang, respond
+from tests.unit.chain.fake_node import FakeNode, Refusal, Watcher, eventually, hang, respond
 
 RAW = b"\x02signed"
 HASH = keccak(RAW)
@@ -45,7 +45,13 @@ def swallow(node: FakeNode) -> Any:
 
 @pytest.mark.parametrize(
     "fault",
-    [swallow, lambda _: respond(status=500), lambda _: respond(status=429), lambda _: respond(body="{"), lambda _: hang],
+    [
+        swallow,
+        lambda _: respond(status=500),
+        lambda _: respond(status=429),
+        lambda _: respond(body="{"),
+        lambda _: hang,
+    ],
 )
 async def test_a_lost_answer_is_never_followed_by_a_second_send(pool: Pool, node: FakeNode, fault: Any) -> None:
     rpc = await pool(node)
@@ -102,11 +108,10 @@ async def test_contradicting_answers_are_reported(pool: Pool, nodes: list[FakeNo
 
 
 async def test_a_send_waits_behind_no_other_request(pool: Pool, node: FakeNode) -> None:
-    rpc = await pool(node, options={"max_in_flight": 1, "calls_per_s": 1})
+    rpc = await pool(node, options={"max_in_flight": 1, "calls_per_s": 20})
     node.always = hang
     stuck = [asyncio.create_task(rpc.call("eth_blockNumber")) for _ in range(5)]
-    while not node.posts:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: bool(node.posts))
     node.always = None
     assert (await rpc.send_raw(RAW)).is_accepted
     for task in stuck:
@@ -135,7 +140,10 @@ async def test_a_send_waits_behind_no_other_request(pool: Pool, node: FakeNode) 
             SendVerdict.REPLACEMENT_UNDERPRICED,
         ),
         ("transaction underpriced", SendVerdict.FEE_TOO_LOW),
-        ("max fee per gas less than block base fee: address 0xab, maxFeePerGas: 1, baseFee: 7", SendVerdict.FEE_TOO_LOW),
+        (
+            "max fee per gas less than block base fee: address 0xab, maxFeePerGas: 1, baseFee: 7",
+            SendVerdict.FEE_TOO_LOW,
+        ),
         ("FeeTooLow, MaxFeePerGas too low.", SendVerdict.FEE_TOO_LOW),
         ("Gas price below configured minimum gas price", SendVerdict.FEE_TOO_LOW),
         ("transaction gas price below minimum: gas tip cap 1, minimum needed 25", SendVerdict.FEE_TOO_LOW),
@@ -150,7 +158,10 @@ async def test_a_send_waits_behind_no_other_request(pool: Pool, node: FakeNode) 
         ("Failed to decode transaction", SendVerdict.INVALID),
         ("exceeds block gas limit", SendVerdict.INVALID),
         ("intrinsic gas too low: gas 1, minimum needed 21000", SendVerdict.INVALID),
-        ("max priority fee per gas higher than max fee per gas: maxPriorityFeePerGas: 2, maxFeePerGas: 1", SendVerdict.INVALID),
+        (
+            "max priority fee per gas higher than max fee per gas: maxPriorityFeePerGas: 2, maxFeePerGas: 1",
+            SendVerdict.INVALID,
+        ),
         ("only replay-protected (EIP-155) transactions allowed over RPC", SendVerdict.INVALID),
         ("a wording of the year 2031", SendVerdict.UNKNOWN),
     ],

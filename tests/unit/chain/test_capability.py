@@ -31,7 +31,12 @@ async def test_each_nodes_abilities_are_told(pool: Pool, nodes: list[FakeNode]) 
     assert first.log_range in (2_000, 10_000)
     assert first.head == able.chain.head
     assert first.head_age_s == pytest.approx(52)
-    assert (second.pinned_reads, second.block_overrides, second.simulate_v1, second.fee_history) == (False, False, False, False)
+    assert (second.pinned_reads, second.block_overrides, second.simulate_v1, second.fee_history) == (
+        False,
+        False,
+        False,
+        False,
+    )
     assert (second.client, second.log_range) == (None, 10_000)
 
 
@@ -49,7 +54,7 @@ async def test_the_library_works_through_the_door_without_extra_requests(pool: P
     assert await w3.eth.block_number == 4
     assert await w3.is_connected()
     node.methods["eth_call"] = lambda *_: "0x12"
-    assert bytes(await w3.eth.call({"to": "0x" + "00" * 20, "data": "0x"})) == b"\x12"
+    assert bytes(await w3.eth.call({"to": "0x" + "00" * 20})) == b"\x12"
     assert node.count == {"eth_blockNumber": 1, "eth_call": 1}
     assert SECRET not in str(w3.provider) + repr(w3.provider)
 

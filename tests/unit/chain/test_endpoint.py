@@ -26,7 +26,18 @@ from keeper.chain.turns import Priority
 from keeper.chain.wire import Request, json_of, present
 from keeper.errors import Unsafe
 from tests.unit.chain.conftest import Pool
-from tests.unit.chain.fake_node import SECRET, FakeChain, FakeNode, RealClock, Refusal, Watcher, altered, drop, hang, respond
+from tests.unit.chain.fake_node import (
+    SECRET,
+    FakeChain,
+    FakeNode,
+    RealClock,
+    Refusal,
+    Watcher,
+    altered,
+    drop,
+    hang,
+    respond,
+)
 
 HEAD: Request = ("eth_blockNumber", ())
 CHAIN: Request = ("eth_chainId", ())
@@ -78,9 +89,23 @@ async def test_a_single_call_is_not_a_batch(pool: Pool, node: FakeNode) -> None:
         lambda found: "0x1",
         lambda found: [1, 2],
     ],
-    ids=["missing", "more", "duplicate", "wrong id", "text id", "null id", "single", "no result", "empty", "text", "numbers"],
+    ids=[
+        "missing",
+        "more",
+        "duplicate",
+        "wrong id",
+        "text id",
+        "null id",
+        "single",
+        "no result",
+        "empty",
+        "text",
+        "numbers",
+    ],
 )
-async def test_a_batch_whose_answers_do_not_fit_its_calls_is_refused_whole(pool: Pool, node: FakeNode, spoil: Any) -> None:
+async def test_a_batch_whose_answers_do_not_fit_its_calls_is_refused_whole(
+    pool: Pool, node: FakeNode, spoil: Any
+) -> None:
     rpc = await pool(node)
     node.faults.append(altered(node, spoil))
     assert isinstance(await failure_of(rpc, HEAD, CHAIN), BadResponse)
@@ -114,7 +139,9 @@ async def test_a_single_answer_with_another_id_is_refused(pool: Pool, node: Fake
         (drop, Unreachable),
     ],
 )
-async def test_every_way_to_fail_has_its_kind(pool: Pool, node: FakeNode, handler: Any, kind: type[NodeFailure]) -> None:
+async def test_every_way_to_fail_has_its_kind(
+    pool: Pool, node: FakeNode, handler: Any, kind: type[NodeFailure]
+) -> None:
     rpc = await pool(node)
     node.faults.append(handler)
     failure = await failure_of(rpc, HEAD)
@@ -139,7 +166,7 @@ async def test_retry_after_is_honoured_and_bounded(pool: Pool, node: FakeNode) -
     assert rpc.endpoints[0].health.state is NodeState.RATE_LIMITED
     date = {"Date": "Fri, 20 Nov 2026 12:00:00 GMT", "Retry_After": "Fri, 20 Nov 2026 12:00:30 GMT"}
     for header, seconds in ({"Retry_After": "99999999"}, 300), (date, 30), ({"Retry_After": "soon"}, 1), ({}, 1):
-        node.faults.append(respond(status=429, **header))  # type: ignore[arg-type]
+        node.faults.append(respond(status=429, **header))
         told = await failure_of(rpc, HEAD)
         assert isinstance(told, RateLimited)
         assert told.retry_after_s == seconds
@@ -256,7 +283,9 @@ async def test_a_refused_call_in_a_batch_is_a_value_beside_the_others(pool: Pool
         present(first)
 
 
-async def test_a_batch_that_is_too_large_is_learnt_and_cut_without_the_caller_noticing(pool: Pool, node: FakeNode) -> None:
+async def test_a_batch_that_is_too_large_is_learnt_and_cut_without_the_caller_noticing(
+    pool: Pool, node: FakeNode
+) -> None:
     rpc = await pool(node)
 
     async def at_most_three(calls: list[dict[str, Any]], _request: web.Request) -> web.StreamResponse | None:
@@ -318,7 +347,12 @@ def assert_secretless(failure: BaseException, rpc: Any, watcher: Watcher) -> Non
             seen.append(error)
             pending += [error.__cause__, error.__context__]
     told = [str(each) + repr(each) + "".join(traceback.format_exception(each)) for each in seen]
-    told += [repr(rpc.endpoints), repr(rpc.endpoints[0].node), repr(rpc.endpoints[0].mask), repr(vars(rpc.endpoints[0])["_transport"])]
+    told += [
+        repr(rpc.endpoints),
+        repr(rpc.endpoints[0].node),
+        repr(rpc.endpoints[0].mask),
+        repr(vars(rpc.endpoints[0])["_transport"]),
+    ]
     told += [repr(watcher.events), repr(watcher.requests)]
     for text in told:
         assert SECRET not in text
@@ -326,7 +360,9 @@ def assert_secretless(failure: BaseException, rpc: Any, watcher: Watcher) -> Non
 
 
 @pytest.mark.parametrize("in_batch", [True, False])
-async def test_a_key_that_the_node_itself_repeats_is_masked(pool: Pool, node: FakeNode, watcher: Watcher, in_batch: bool) -> None:
+async def test_a_key_that_the_node_itself_repeats_is_masked(
+    pool: Pool, node: FakeNode, watcher: Watcher, in_batch: bool
+) -> None:
     rpc = await pool(node)
 
     def tell(*_: object) -> None:
@@ -366,14 +402,18 @@ async def test_a_dead_address_is_masked_in_the_failure_of_the_start(watcher: Wat
 def test_every_place_of_a_key_in_an_address_is_masked(url: str) -> None:
     mask = Mask(url)
     plain = url.replace("%2F", "/")
-    told = mask.clean(f"failed at {url} and {plain} with {SECRET} / {SECRET[:8]}/{SECRET[8:]} / {SECRET[:8]}%2F{SECRET[8:]}")
+    told = mask.clean(
+        f"failed at {url} and {plain} with {SECRET} / {SECRET[:8]}/{SECRET[8:]} / {SECRET[:8]}%2F{SECRET[8:]}"
+    )
     assert url not in told
     assert SECRET not in told or SECRET not in url
     assert f"{SECRET[:8]}/{SECRET[8:]}" not in told or "%2F" not in url
     assert SECRET not in repr(nodes_of([url]))
 
 
-async def test_a_proxy_of_the_environment_is_not_used(pool: Pool, nodes: list[FakeNode], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_of_the_environment_is_not_used(
+    pool: Pool, nodes: list[FakeNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, proxy = nodes
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
@@ -392,7 +432,9 @@ async def test_requests_go_through_a_websocket_where_there_is_nothing_else(chain
         assert len(node.sockets) == 1
         await node.sockets[0].close()
         await asyncio.sleep(0.05)
-        assert [json_of(present(each)) for each in await endpoint.send([HEAD], priority=Priority.READ, timeout_s=5)] == ["0x4"]
+        assert [
+            json_of(present(each)) for each in await endpoint.send([HEAD], priority=Priority.READ, timeout_s=5)
+        ] == ["0x4"]
         assert len(node.sockets) == 2
         await endpoint.close()
         await asyncio.sleep(0.01)
@@ -400,6 +442,7 @@ async def test_requests_go_through_a_websocket_where_there_is_nothing_else(chain
 
 async def test_a_websocket_handshake_that_redirects_is_refused(chain: FakeChain, watcher: Watcher) -> None:
     async with FakeNode(chain) as node:
+
         async def elsewhere(request: web.Request) -> web.StreamResponse:
             raise web.HTTPFound(node.ws_url)
 

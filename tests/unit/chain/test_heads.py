@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from keeper.chain.heads import Heads
 from keeper.chain.rpc import Rpc
 from keeper.domain.chain import BlockHead
 from tests.unit.chain.conftest import Pool
-from tests.unit.chain.fake_node import FakeChain, FakeNode, Watcher, header_json, respond
+from tests.unit.chain.fake_node import FakeChain, FakeNode, Refusal, Watcher, eventually, header_json, respond
 
 POLL_S = 0.02
 
@@ -24,12 +25,6 @@ async def next_of(heads: Heads, timeout_s: float = 10.0) -> BlockHead:
 async def nothing_from(heads: Heads, seconds: float = 0.3) -> None:
     with pytest.raises(TimeoutError):
         await next_of(heads, seconds)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_polling_hands_out_each_head_once(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
@@ -200,7 +195,9 @@ async def test_of_several_pushed_heads_the_newest_wins(pool: Pool, node: FakeNod
         await nothing_from(heads)
 
 
-@pytest.mark.parametrize("frame", ["not json", "[", '{"jsonrpc":"2.0","method":"eth_subscription","params":{"x":1}}', b"\x00\x01"])
+@pytest.mark.parametrize(
+    "frame", ["not json", "[", '{"jsonrpc":"2.0","method":"eth_subscription","params":{"x":1}}', b"\x00\x01"]
+)
 async def test_a_garbage_frame_costs_a_reconnection_and_no_head(
     pool: Pool, node: FakeNode, chain: FakeChain, watcher: Watcher, frame: str | bytes
 ) -> None:
@@ -268,3 +265,51 @@ async def test_a_node_without_websocket_is_polled(pool: Pool, node: FakeNode, ch
             assert await next_of(heads) == chain.head
             chain.mine()
     await runner.cleanup()
+
+
+async def test_a_chain_that_stands_still_is_reported_once(
+    pool: Pool, node: FakeNode, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keeper.chain.heads._STALLED_AFTER_S", 0.1)
+    async with Heads(await pool(node), poll_interval_s=POLL_S) as heads:
+        head = await next_of(heads)
+        await nothing_from(heads, 0.6)
+        (told,) = watcher.named("chain.stalled")
+        assert told["block"] == head.number
+
+
+async def test_a_refused_subscription_is_tried_again(
+    pool: Pool, node: FakeNode, chain: FakeChain, watcher: Watcher
+) -> None:
+    refusals = 0
+
+    def refuse(_kind: str) -> str:
+        nonlocal refusals
+        refusals += 1
+        if refusals < 3:
+            raise Refusal(-32601, "notifications not supported")
+        return "0x1"
+
+    node.methods["eth_subscribe"] = refuse
+    async with Heads(await socket_pool(pool, node), poll_interval_s=30) as heads:
+        await next_of(heads)
+        await eventually(lambda: refusals == 3)
+        await eventually(lambda: watcher.named("rpc.node_state")[-1]["state"] == "subscribed")
+        await node.push(chain.mine())
+        assert await next_of(heads) == chain.head
+
+
+async def test_leaving_while_heads_pour_in_always_ends(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
+    """A cancellation that meets a notice must not get lost."""
+    rpc = await socket_pool(pool, node)
+    for round_number in range(1, 21):
+        async with Heads(rpc, poll_interval_s=30) as heads:
+            await next_of(heads)
+            await eventually(partial(has_subscribed, node, round_number))
+            pushing = [asyncio.create_task(node.push(chain.mine())) for _ in range(5)]
+            await asyncio.sleep(0.001)
+        await asyncio.gather(*pushing, return_exceptions=True)
+
+
+def has_subscribed(node: FakeNode, times: int) -> bool:
+    return node.count["eth_subscribe"] >= times

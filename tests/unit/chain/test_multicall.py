@@ -38,7 +38,9 @@ def test_no_change_of_an_answer_is_read_differently_from_the_generic_decoder(
 ) -> None:
     answer = bytearray(encoded(found))
     word = data.draw(st.integers(0, len(answer) // 32 - 1)) * 32
-    value = data.draw(st.one_of(st.integers(0, len(answer) + 64), st.integers(0, 2**256 - 1), st.just(2**64), st.just(2**63)))
+    value = data.draw(
+        st.one_of(st.integers(0, len(answer) + 64), st.integers(0, 2**256 - 1), st.just(2**64), st.just(2**63))
+    )
     answer[word : word + 32] = value.to_bytes(32)
     try:
         told = unpack(bytes(answer), len(found))

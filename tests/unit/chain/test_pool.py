@@ -1,6 +1,7 @@
 """The pool: failover, hedging, wrong chains, recovery, limits."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,15 +15,24 @@ from keeper.chain.turns import Priority
 from keeper.chain.wire import Request, only, quantity_of
 from keeper.errors import Transient, Unsafe
 from tests.unit.chain.conftest import Pool
-from tests.unit.chain.fake_node import CHAIN_ID, FakeNode, RealClock, Refusal, Watcher, drop, hang, respond
+from tests.unit.chain.fake_node import (
+    CHAIN_ID,
+    FakeChain,
+    FakeNode,
+    RealClock,
+    Refusal,
+    Watcher,
+    drop,
+    eventually,
+    hang,
+    respond,
+)
 
 JUNK = respond(body="junk")
 
 
-async def eventually(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
+def _same(value: object) -> object:
+    return value
 
 
 async def test_the_next_node_answers_where_the_first_is_gone(pool: Pool, nodes: list[FakeNode]) -> None:
@@ -36,7 +46,9 @@ async def test_the_next_node_answers_where_the_first_is_gone(pool: Pool, nodes: 
 
 
 @pytest.mark.parametrize("handler", [JUNK, drop, respond(status=503), respond(status=429), respond(status=401)])
-async def test_any_failure_of_one_node_is_answered_by_the_other(pool: Pool, nodes: list[FakeNode], handler: Any) -> None:
+async def test_any_failure_of_one_node_is_answered_by_the_other(
+    pool: Pool, nodes: list[FakeNode], handler: Any
+) -> None:
     rpc = await pool(*nodes)
     nodes[0].always = handler
     for _ in range(5):
@@ -65,8 +77,9 @@ async def test_backfill_is_not_hedged(pool: Pool, nodes: list[FakeNode]) -> None
 
 async def test_an_answer_that_cannot_be_decoded_is_asked_of_another_node(pool: Pool, nodes: list[FakeNode]) -> None:
     rpc = await pool(*nodes)
-    for bad in ("-0x1", "0x", "5", 5, "0x" + "1" * 5_000, "0x1_0", " 0x1", {"a": 1}, [], True):
-        nodes[0].methods["eth_blockNumber"] = lambda bad=bad: bad
+    wrongs: list[object] = ["-0x1", "0x", "5", 5, "0x" + "1" * 5_000, "0x1_0", " 0x1", {"a": 1}, [], True]
+    for wrong in wrongs:
+        nodes[0].methods["eth_blockNumber"] = partial(_same, wrong)
         assert await rpc.ask([("eth_blockNumber", ())], lambda found: quantity_of(only(found))) == 4
 
 
@@ -103,7 +116,9 @@ async def test_the_deadline_ends_the_rounds_and_the_failure_says_why(pool: Pool,
         await rpc.call("eth_blockNumber", deadline_s=0.2)
 
 
-async def test_a_block_that_all_nodes_lack_is_unknown_long_before_the_deadline(pool: Pool, nodes: list[FakeNode]) -> None:
+async def test_a_block_that_all_nodes_lack_is_unknown_long_before_the_deadline(
+    pool: Pool, nodes: list[FakeNode]
+) -> None:
     rpc = await pool(*nodes)
     request: Request = ("eth_getLogs", ({"blockHash": "0x" + "77" * 32},))
     with pytest.raises(BlockUnknown):
@@ -127,7 +142,9 @@ async def test_a_node_on_another_chain_is_never_used(pool: Pool, nodes: list[Fak
     await rpc.call("eth_blockNumber")
     await rpc.send_raw(b"\x02raw")
     assert nodes[0].posts == []
-    assert {"node": "rpc-1", "state": "wrong_chain", "reason": "is on chain 1, not 31337"} in watcher.named("rpc.node_state")
+    assert {"node": "rpc-1", "state": "wrong_chain", "reason": "is on chain 1, not 31337"} in watcher.named(
+        "rpc.node_state"
+    )
 
 
 async def test_a_start_without_any_right_node_names_each_and_what_it_answered(nodes: list[FakeNode]) -> None:
@@ -184,7 +201,21 @@ async def test_all_nodes_down_are_checked_about_once_a_second_and_used_again_at_
     assert await rpc.call("eth_blockNumber", deadline_s=10) == "0x4"
 
 
-async def test_a_node_that_refuses_our_key_is_not_asked_again(pool: Pool, nodes: list[FakeNode], watcher: Watcher) -> None:
+async def test_many_requests_that_fail_together_open_the_breaker_once(pool: Pool, node: FakeNode) -> None:
+    rpc = await pool(node)
+    await node.stop()
+    calls = (rpc.endpoints[0].send([("eth_blockNumber", ())], priority=Priority.READ, timeout_s=5) for _ in range(12))
+    await asyncio.gather(*calls, return_exceptions=True)
+    health = rpc.endpoints[0].health
+    assert health.state is NodeState.UNREACHABLE
+    assert health.check_due_s - rpc.clock.monotonic_s() < 0.2
+    await node.__aenter__()
+    await eventually(lambda: bool(rpc.usable()))
+
+
+async def test_a_node_that_refuses_our_key_is_not_asked_again(
+    pool: Pool, nodes: list[FakeNode], watcher: Watcher
+) -> None:
     rpc = await pool(*nodes)
     nodes[0].always = respond(status=401)
     for _ in range(3):
@@ -251,7 +282,7 @@ async def test_concurrent_calls_of_a_gone_caller_leave_nothing_behind(pool: Pool
     rpc = await pool(*nodes)
     nodes[0].always = nodes[1].always = hang
     call = asyncio.create_task(rpc.call("eth_blockNumber"))
-    await eventually(lambda: nodes[0].posts)
+    await eventually(lambda: bool(nodes[0].posts))
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -288,4 +319,41 @@ async def test_sockets_serve_subscriptions_only_where_there_is_http(nodes: list[
     await lone.start(CHAIN_ID)
     assert await lone.call("eth_blockNumber") == "0x4"
     await lone.close()
+    await asyncio.sleep(0.01)
+
+
+async def test_a_node_far_behind_the_others_is_asked_last_and_comes_back_when_it_has_caught_up(
+    pool: Pool, nodes: list[FakeNode], chain: FakeChain
+) -> None:
+    behind = FakeChain(0)
+    behind.blocks, behind.known = list(chain.blocks), chain.known
+    nodes[0].chain = behind
+    for _ in range(20):
+        chain.mine()
+    rpc = await pool(*nodes)
+    first = rpc.endpoint("rpc-1")
+    first.health.check_due_s = 0.0
+    first.changed.set()
+    await eventually(lambda: first.health.state is NodeState.OUT_OF_SYNC)
+    assert [each.alias for each in rpc.usable()] == ["rpc-2", "rpc-1"]
+    nodes[0].chain = chain
+    await eventually(lambda: first.health.state is NodeState.ALIVE)
+
+
+async def test_a_pause_that_is_over_makes_a_node_usable(pool: Pool, node: FakeNode) -> None:
+    rpc = await pool(node)
+    node.faults.append(respond(status=429, Retry_After="0"))
+    assert await rpc.call("eth_blockNumber", deadline_s=10) == "0x4"
+    assert rpc.endpoints[0].health.state is NodeState.ALIVE
+
+
+async def test_a_refusal_that_is_no_chain_id_keeps_a_node_out(node: FakeNode) -> None:
+    def refuse() -> None:
+        raise Refusal(-32602, "invalid params")
+
+    node.methods["eth_chainId"] = refuse
+    rpc = Rpc([node.node("rpc-1")], clock=RealClock())
+    with pytest.raises(Unsafe, match="invalid params"):
+        await rpc.start(CHAIN_ID)
+    await rpc.close()
     await asyncio.sleep(0.01)

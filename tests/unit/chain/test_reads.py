@@ -27,7 +27,9 @@ def echo(_to: str, data: bytes) -> tuple[bool, bytes]:
 class Multicall:
     """Multicall3 on a fake node, with a gas limit counted in views."""
 
-    def __init__(self, node: FakeNode, answer: Answer = echo, most: int | None = None, poison: bytes | None = None) -> None:
+    def __init__(
+        self, node: FakeNode, answer: Answer = echo, most: int | None = None, poison: bytes | None = None
+    ) -> None:
         self.node, self.answer, self.most, self.poison = node, answer, most, poison
         self.sizes: list[int] = []
         self.blocks: list[Any] = []
@@ -155,7 +157,16 @@ async def test_one_view_that_eats_all_gas_fails_alone(pool: Pool, node: FakeNode
 
 @pytest.mark.parametrize(
     "result",
-    ["0x", "0x00", "0x" + "00" * 64, "0x" + "ff" * 320, "zz", None, 5, "0x" + (32).to_bytes(32).hex() + (2**200).to_bytes(32).hex()],
+    [
+        "0x",
+        "0x00",
+        "0x" + "00" * 64,
+        "0x" + "ff" * 320,
+        "zz",
+        None,
+        5,
+        "0x" + (32).to_bytes(32).hex() + (2**200).to_bytes(32).hex(),
+    ],
 )
 async def test_an_answer_that_is_no_aggregate_is_never_a_value(
     pool: Pool, node: FakeNode, chain: FakeChain, result: Any
@@ -195,7 +206,11 @@ async def test_the_native_balance_travels_with_everything_else(pool: Pool, node:
     reads = reads_of(await pool(node), chain)
     token, spender = Address(b"\x01" * 20), Address(b"\x02" * 20)
     inventory = await read_inventory(reads, ALICE, [(token, spender)])
-    assert (inventory.native_wei, inventory.balances, inventory.allowances) == (10**18, {token: 5}, {(token, spender): 5})
+    assert (inventory.native_wei, inventory.balances, inventory.allowances) == (
+        10**18,
+        {token: 5},
+        {(token, spender): 5},
+    )
     assert len(node.posts) == 1
 
 

@@ -86,11 +86,20 @@ def test_a_refusal_has_one_meaning(method: str, code: int, message: str, kind: t
     [
         ({"code": 3, "message": "execution reverted: no", "data": "0x08c379a0"}, "08c379a0", True, False),
         ({"code": -32000, "message": "execution reverted"}, "", True, False),
-        ({"code": 3, "message": "execution reverted: rate limit, header not found, timeout", "data": "0x"}, "", True, False),
+        (
+            {"code": 3, "message": "execution reverted: rate limit, header not found, timeout", "data": "0x"},
+            "",
+            True,
+            False,
+        ),
         ({"code": -32015, "message": "VM execution error.", "data": "Reverted 0x08c379a0"}, "08c379a0", True, False),
         ({"code": -32015, "message": "VM execution error.", "data": "revert"}, "", True, False),
         (
-            {"code": -32603, "message": "VM Exception while processing transaction: revert", "data": {"data": "0x1234"}},
+            {
+                "code": -32603,
+                "message": "VM Exception while processing transaction: revert",
+                "data": {"data": "0x1234"},
+            },
             "1234",
             True,
             False,
@@ -112,13 +121,27 @@ def test_an_execution_error_is_data(error: object, data: str, is_revert: bool, i
 
 @pytest.mark.parametrize(
     "error",
-    ["text", 5, [], {}, {"code": "x"}, {"message": 5}, {"code": 1.5, "message": None, "data": [[[]]]}, True, {"data": {"data": {}}}],
+    [
+        "text",
+        5,
+        [],
+        {},
+        {"code": "x"},
+        {"message": 5},
+        {"code": 1.5, "message": None, "data": [[[]]]},
+        True,
+        {"data": {"data": {}}},
+    ],
 )
 def test_an_error_of_any_shape_is_classified(error: object) -> None:
     assert isinstance(classified(error), (RpcError, BadResponse))
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists), st.text(), st.integers())
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists),
+    st.text(),
+    st.integers(),
+)
 def test_no_error_object_escapes_the_classification(data: object, message: str, code: int) -> None:
     try:
         raw = msgspec.json.encode({"code": code, "message": message, "data": data})

@@ -81,8 +81,9 @@ async def test_a_receipt_that_cannot_be_right_is_asked_of_another_node(
     mined(nodes[0], **{"01": receipt_json(FIRST, **change)})
     mined(nodes[1], **{"01": receipt_json(FIRST)})
     found = await receipts(await pool(*nodes), [FIRST])
-    assert found[FIRST] is not None
-    assert found[FIRST].block_hash == b"\xbb" * 32
+    receipt = found[FIRST]
+    assert receipt is not None
+    assert receipt.block_hash == b"\xbb" * 32
     assert nodes[1].count["eth_getTransactionReceipt"] == 1
 
 
@@ -100,7 +101,9 @@ async def test_nonces_and_funds(pool: Pool, node: FakeNode, chain: FakeChain) ->
     node.posts.clear()
     head = chain.head
     assert await funds(rpc, ALICE, head) == Funds(nonce=4, balance_wei=100)  # type: ignore[arg-type]
-    assert [call["params"][1] for call in node.posts[0]] == [{"blockHash": "0x" + head.hash.hex(), "requireCanonical": True}] * 2
+    assert [call["params"][1] for call in node.posts[0]] == [
+        {"blockHash": "0x" + head.hash.hex(), "requireCanonical": True}
+    ] * 2
     chain.reorg(1)
     with pytest.raises(Stale):
         await funds(rpc, ALICE, head)
@@ -119,7 +122,12 @@ def fees(**changes: Any) -> dict[str, Any]:
 
 async def test_the_fee_history_ends_with_the_next_blocks_base_fee(pool: Pool, node: FakeNode) -> None:
     asked: list[Any] = []
-    node.methods["eth_feeHistory"] = lambda *params: asked.append(params) or fees()
+
+    def answer(*params: Any) -> Any:
+        asked.append(params)
+        return fees()
+
+    node.methods["eth_feeHistory"] = answer
     rpc = await pool(node)
     told = await fee_history(rpc, blocks=2, percentiles=[10, 50], newest=4)
     assert (told.oldest_block, told.base_fees_wei, told.rewards_wei) == (3, (7, 8, 9), ((1, 2), (3, 4)))
@@ -129,7 +137,14 @@ async def test_the_fee_history_ends_with_the_next_blocks_base_fee(pool: Pool, no
 
 
 @pytest.mark.parametrize(
-    "change", [{"baseFeePerGas": []}, {"baseFeePerGas": ["0x1"]}, {"oldestBlock": None}, {"reward": [["-0x1"]]}, {"gasUsedRatio": ["x"]}]
+    "change",
+    [
+        {"baseFeePerGas": []},
+        {"baseFeePerGas": ["0x1"]},
+        {"oldestBlock": None},
+        {"reward": [["-0x1"]]},
+        {"gasUsedRatio": ["x"]},
+    ],
 )
 async def test_a_fee_history_that_cannot_be_right_is_asked_of_another_node(
     pool: Pool, nodes: list[FakeNode], change: dict[str, Any]
@@ -139,7 +154,9 @@ async def test_a_fee_history_that_cannot_be_right_is_asked_of_another_node(
     assert (await fee_history(await pool(*nodes), blocks=2, percentiles=[10])).oldest_block == 3
 
 
-async def test_calls_are_simulated_in_order_on_top_of_the_head_at_a_time(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
+async def test_calls_are_simulated_in_order_on_top_of_the_head_at_a_time(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
     asked: list[Any] = []
 
     def simulated(payload: Any, block: Any) -> Any:
@@ -151,7 +168,13 @@ async def test_calls_are_simulated_in_order_on_top_of_the_head_at_a_time(pool: P
                 "number": "0x5",
                 "calls": [
                     {"status": "0x1", "gasUsed": "0x5611", "returnData": "0x12", "logs": [log]},
-                    {"status": "0x0", "gasUsed": "0x1", "returnData": "0xaa", "logs": [], "error": {"code": 3, "message": "x"}},
+                    {
+                        "status": "0x0",
+                        "gasUsed": "0x1",
+                        "returnData": "0xaa",
+                        "logs": [],
+                        "error": {"code": 3, "message": "x"},
+                    },
                     {"status": "0x0", "gasUsed": "0x1", "error": {"code": 3, "message": "x", "data": "0xbb"}},
                 ],
             }
@@ -161,7 +184,11 @@ async def test_calls_are_simulated_in_order_on_top_of_the_head_at_a_time(pool: P
     calls = [Call(POOL, b"\x01"), Call(POOL, b"\x02"), Call(POOL, b"\x03")]
     told = await simulate(await pool(node), calls, sender=ALICE, head=chain.head, at_s=1_234)
     assert told is not None
-    assert [(each.ok, each.data, each.gas_used) for each in told] == [(True, b"\x12", 0x5611), (False, b"\xaa", 1), (False, b"\xbb", 1)]
+    assert [(each.ok, each.data, each.gas_used) for each in told] == [
+        (True, b"\x12", 0x5611),
+        (False, b"\xaa", 1),
+        (False, b"\xbb", 1),
+    ]
     assert told[0].logs is not None
     assert (told[0].logs[0].address, told[0].logs[0].data) == (POOL, b"\x05")
     (block,) = asked[0]["blockStateCalls"]
@@ -170,7 +197,9 @@ async def test_calls_are_simulated_in_order_on_top_of_the_head_at_a_time(pool: P
     assert {call["from"] for call in block["calls"]} == {"0x" + ALICE.hex()}
 
 
-@pytest.mark.parametrize("result", [[], [{}], [{"calls": []}], [{"calls": [{"status": "0x3", "gasUsed": "0x1"}]}], {}, "0x", None])
+@pytest.mark.parametrize(
+    "result", [[], [{}], [{"calls": []}], [{"calls": [{"status": "0x3", "gasUsed": "0x1"}]}], {}, "0x", None]
+)
 async def test_a_simulation_of_another_shape_is_not_believed(
     pool: Pool, nodes: list[FakeNode], chain: FakeChain, result: Any
 ) -> None:
@@ -180,7 +209,9 @@ async def test_a_simulation_of_another_shape_is_not_believed(
     assert told == (Simulated(ok=True, data=b"", gas_used=1, logs=()),)
 
 
-async def test_where_no_node_can_simulate_one_call_can_be_tried_alone(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
+async def test_where_no_node_can_simulate_one_call_can_be_tried_alone(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
     rpc = await pool(node)
     call = Call(POOL, b"\x01")
     assert await simulate(rpc, [call], sender=ALICE, head=chain.head, at_s=1) is None

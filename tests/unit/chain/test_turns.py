@@ -56,13 +56,32 @@ async def test_backfill_leaves_half_of_the_places() -> None:
 
 
 async def test_a_batch_costs_as_many_turns_as_it_has_calls() -> None:
-    turns = Turns(calls_per_s=100, max_in_flight=10)
+    turns = Turns(calls_per_s=20, max_in_flight=10)
     loop = asyncio.get_running_loop()
     started = loop.time()
-    for _ in range(3):
+    for _ in range(2):
         async with turns.turn(Priority.READ, 20):
             pass
-    assert loop.time() - started > 0.2
+    assert loop.time() - started > 0.9
+
+
+async def test_an_ordinary_blocks_calls_do_not_wait_for_each_other() -> None:
+    turns = Turns(calls_per_s=20, max_in_flight=10)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    for priority in (Priority.HEAD, Priority.HEAD, Priority.READ):
+        async with turns.turn(priority, 1):
+            pass
+    assert loop.time() - started < 0.5
+    await turns.close()
+
+
+async def test_sends_cost_those_after_them_a_second_at_most() -> None:
+    turns = Turns(calls_per_s=20, max_in_flight=10)
+    for _ in range(500):
+        async with turns.turn(Priority.SEND, 1):
+            pass
+    assert turns._debt == 20
     await turns.close()
 
 

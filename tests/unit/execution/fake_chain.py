@@ -93,6 +93,8 @@ class FakeChain:
     """Whether broadcasts are answered by nobody and kept by nobody."""
     swallow: bool = False
     """Whether broadcasts are kept, and the answer lost."""
+    hides_receipts: bool = False
+    """Whether the node that answers knows the nonce and not the receipts yet."""
     requests: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -215,7 +217,7 @@ class FakeChain:
 
     async def standing(self, address: Address, hashes: Sequence[TxHash]) -> Standing:
         self.requests.append("standing")
-        receipts = self.receipts
+        receipts = {} if self.hides_receipts else self.receipts
         return Standing(self.state.nonce, {each: receipts[each] for each in hashes if each in receipts})
 
     async def broadcast(self, raw: bytes) -> Sequence[SendAnswer]:

@@ -526,3 +526,16 @@ async def test_replacements_are_bounded_and_end_in_a_cancellation_under_the_cap(
         assert len(cancels) < 40
         assert max(tx.max_fee for tx in chain.seen) <= policy.fees.max_fee_wei
         assert "limit.tripped" in one.told.names
+
+
+async def test_rpc_08_a_receipt_that_one_answer_lacks_is_unknown_and_not_absent(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain, policy=patient(confirmations=1)) as one:
+        await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        chain.hides_receipts = True
+        await one.head()
+        assert one.outcomes == []
+        chain.hides_receipts = False
+        await one.head()
+        assert one.results == [Result.WON]
+        assert "tx.foreign_nonce" not in one.told.names

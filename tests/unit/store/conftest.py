@@ -1,6 +1,5 @@
 """A new file for each test."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,8 +19,3 @@ async def database(path: Path) -> AsyncIterator[Database]:
     database = await Database.open(path, CHAIN_ID)
     yield database
     await database.close()
-
-
-def pytest_collection_finish() -> None:
-    """Keep looptime from making an event loop for each test that has none, which nobody would close."""
-    asyncio.set_event_loop(None)

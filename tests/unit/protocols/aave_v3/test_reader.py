@@ -43,6 +43,7 @@ async def test_a_snapshot_is_one_round_and_carries_its_head():
     assert len(market.rounds) == 1
     assert snapshot.head == market.head
     assert (snapshot.market, snapshot.revision, snapshot.spender) == ("main", 10, POOL)
+    assert (await discovered(market)).market == "main"
     assert [each.price_base for each in snapshot.reserves.values()] == [10**8, 2 * 10**8]
     assert snapshot.native_price_base == Base(2 * 10**8)
     assert snapshot.inventory_tokens.keys() == {asset(0), asset(1)}

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from keeper.domain.outcome import Reason
-from keeper.domain.position import Opportunity
+from keeper.domain.position import Opportunity, Weight
 from keeper.domain.units import MAX_UINT256, RAY, WAD, Base, TokenAmount
 from keeper.protocols.aave_v3 import rules
 from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot, Category, Reserve, StableDebt
@@ -280,6 +280,19 @@ def test_columns_tell_reserve_side_and_mode_apart_and_rows_leave_out_nothings(re
     other = rules.row(replace(held, category=4), market)
     assert row[0] != other[0]
     assert (row[1] == other[1]) is (revision >= 6)
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_collateral_whose_threshold_is_zero_weighs_nothing_or_all_by_how_it_counts(revision: int):
+    market = snapshot(revision, [weth(), usdc()], {1: Category(0, 10_100, 0b01)})
+    held = position({0: ETHER}, {1: DOLLAR}, category=1)
+    column = rules.row(held, market)[0][0]
+    weight = rules.weights(market, {column}, NOW_S)[column]
+    assert weight.numerator == 0
+    assert (weight.slack_base > 10**30) is (revision in HALF_UP)
+    bare = snapshot(revision, [replace(weth(), threshold_bps=0), usdc()])
+    column = rules.row(replace(held, category=0), bare)[0][0]
+    assert rules.weights(bare, {column}, NOW_S)[column] == Weight(0, 1, 0) or revision in DIRECTED
 
 
 def test_value_is_in_dollars():
