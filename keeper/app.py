@@ -1,6 +1,7 @@
 """The composition root: from settings to running parts. The only place that knows every part, and every protocol."""
 
 import asyncio
+import gc
 import signal
 import time
 from collections import deque
@@ -31,7 +32,7 @@ from keeper.execution.fees import FeePolicy
 from keeper.execution.network import RpcNetwork
 from keeper.execution.policy import SenderPolicy
 from keeper.execution.sender import Sender as LiveSender
-from keeper.execution.shadow import Score, ShadowSender
+from keeper.execution.shadow import ShadowSender
 from keeper.execution.signer import Signer, SigningPolicy
 from keeper.observe.events import Event, emit
 from keeper.observe.health import Health, Thresholds
@@ -41,7 +42,7 @@ from keeper.observe.server import Server
 from keeper.protocols.aave_v3 import calls as aave_v3_calls
 from keeper.protocols.aave_v3 import rules as aave_v3_rules
 from keeper.protocols.aave_v3.reader import AaveReader
-from keeper.report import Attendant, Reporter
+from keeper.report import Attendant, Reporter, scored
 from keeper.scanner import Census, ParityPolicy, Scanner
 from keeper.settings import Settings
 from keeper.store.accounts import Accounts
@@ -59,6 +60,7 @@ _MAX_GAS_LIMIT: Final = 5_000_000
 _STUCK_AFTER_REPLACEMENTS: Final = 4
 _MIN_EVALUATION_AGE_S: Final = 30
 _LONGEST_PAUSE_S: Final = 30
+_BLOCKS_TO_THE_END: Final = 2
 
 
 class SystemClock:
@@ -75,7 +77,7 @@ class SystemClock:
 
 def _aave_v3(config: MarketConfig, chain: ChainFile) -> Market:
     reader = AaveReader(config.name, config.root, chain.wrapped_native)
-    return Market(config.name, config.protocol, config.from_block, reader, aave_v3_rules, aave_v3_calls)
+    return Market(config.name, config.protocol, config.from_block, reader, aave_v3_rules, aave_v3_calls, config.root)
 
 
 PROTOCOLS: Final[Mapping[str, Callable[[MarketConfig, ChainFile], Market]]] = {"aave_v3": _aave_v3}
@@ -238,6 +240,8 @@ class Keeper:
             discovery = Discovery(rpc, Accounts(database))
             scanner, view = make_scanner(self.settings, self.chain, rpc, account, discovery.catch_up)
             head = await _patiently(stop, lambda: fill_books(scanner, rpc, discovery, self._on_progress))
+            gc.collect()
+            gc.freeze()  # the books stay: no full collection has to walk them
             reporter = self._reporter(
                 scanner=scanner, view=view, rpc=rpc, discovery=discovery, database=database, signer=signer
             )
@@ -254,10 +258,11 @@ class Keeper:
                 report=reporter,
             )
             if is_once:
-                await daemon.once(head, self.settings.drain_timeout_s)
+                blocks = _BLOCKS_TO_THE_END * (self.settings.confirmations + self.settings.bump_after_blocks)
+                await daemon.once(head, max(self.settings.drain_timeout_s, blocks * landing_s(self.chain)))
                 return
             await _patiently(stop, lambda: daemon.recover(head))
-            self.health.started()
+            self.health.started(is_sending=daemon.is_sending)
             emit(Event.KEEPER_READY, block=head.number, signer=signer.address if signer else None)
             await daemon.run(stop, self.settings.drain_timeout_s)
 
@@ -275,7 +280,7 @@ class Keeper:
         network = RpcNetwork(rpc)
         if self.settings.mode is Mode.SHADOW and account is not None:
             return ShadowSender(
-                network=network, sender=account, markets=markets, fees=fees, deliver=_scored, observer=self.observer
+                network=network, sender=account, markets=markets, fees=fees, deliver=scored, observer=self.observer
             )
         if self.settings.mode is not Mode.LIVE or signer is None:
             return None
@@ -320,20 +325,6 @@ class Keeper:
             low_balance_wei=self.settings.low_balance_wei,
             on_layout=on_layout,
         )
-
-
-def _scored(score: Score) -> None:
-    """Tell what the chain did with a plan that was not sent."""
-    emit(
-        Event.SHADOW_SCORED,
-        plan_id=score.plan_id,
-        rank=score.rank.value,
-        market=score.key.market,
-        account=score.key.account,
-        waited_blocks=score.waited_blocks,
-        rival=score.rival,
-        profit_base=score.profit_base,
-    )
 
 
 async def _patiently(stop: asyncio.Event, step: Callable[[], Awaitable[T]]) -> T:

@@ -97,6 +97,10 @@ class Report(Protocol):
         """Take a pass or a submission that could not be finished."""
         ...
 
+    def served(self, head: BlockHead) -> None:
+        """Take that the sender is done with a head."""
+        ...
+
     def stopping(self) -> None:
         """Take that nothing new is begun any more."""
         ...
@@ -139,6 +143,11 @@ class Daemon:
         self._sent: set[PositionKey] = set()
         self._undecided: list[Pass] = []
 
+    @property
+    def is_sending(self) -> bool:
+        """Return whether there is a sender to look after."""
+        return self._sender is not None
+
     async def run(self, stop: asyncio.Event, drain_s: int) -> None:
         """Work until `stop` is set, then drain; raise what a task raised."""
         try:
@@ -165,6 +174,7 @@ class Daemon:
         """Make one pass at one head, send what it decided, and follow that to its end."""
         await self.recover(head)
         done = await self._made(head)
+        await self._report.passed(done)
         await self._serve(done)
         try:
             async with asyncio.TaskGroup() as group:
@@ -227,20 +237,23 @@ class Daemon:
     async def _newer_than(self, head: BlockHead) -> BlockHead:
         """Return the next head, or the same one again when none comes within the retry time."""
         try:
-            return await asyncio.wait_for(self._newest.get(), self._retry_s)
+            async with asyncio.timeout(self._retry_s):
+                return await self._newest.get()
         except TimeoutError:
             return head
 
     async def _pass(self, head: BlockHead) -> None:
         self._settle()
         done = await self._made(head)
-        if self._sender is None:
-            return
-        if self._passes.full():
-            oldest = self._passes.get_nowait()
+        oldest: Pass | None = None
+        if self._sender is not None:
+            if self._passes.full():
+                oldest = self._passes.get_nowait()
+            self._passes.put_nowait(done)  # the sender starts while the pass is being told
+        await self._report.passed(done)
+        if oldest is not None:
             verdicts = _refuse(oldest, Reason.SUPERSEDED, "the sender was busy")
             await self._report.decided(self._judge(oldest, verdicts))
-        self._passes.put_nowait(done)
 
     async def _made(self, head: BlockHead) -> Pass:
         """Make a pass; the liquidations that it saw wait for the sender, which hears of all of them."""
@@ -248,7 +261,6 @@ class Daemon:
         if self._sender is not None:
             self._taken += [each for market in done.markets for each in market.taken]
             self._undecided.append(done)
-        await self._report.passed(done)
         return done
 
     def _settle(self) -> None:
@@ -294,6 +306,7 @@ class Daemon:
         await self._report.decided(self._judge(made, verdicts))
         taken, self._taken = self._taken, []
         await self._sender.on_head(made.head, taken)
+        self._report.served(made.head)
         await self._tell()
 
     async def _tell(self) -> None:

@@ -62,14 +62,14 @@ class Discovery:
                     if end == safe_to:
                         await self._save(market, piece, found)
                     else:
-                        self._unsaved.setdefault(market.name, {}).update(found)
+                        self._unsaved.setdefault(market.place, {}).update(found)
         if self._store is None:
-            self._looked[market.name] = known, head
+            self._looked[market.place] = known, head
         return list(known)
 
     def note(self, market: Market, found: Iterable[Address], head: BlockHead) -> None:
         """Remember accounts that a pass found until `keep` has stored them."""
-        unsaved = self._unsaved.setdefault(market.name, {})
+        unsaved = self._unsaved.setdefault(market.place, {})
         for account in found:
             unsaved.setdefault(account, head.number)
 
@@ -78,14 +78,14 @@ class Discovery:
 
         Raises: StoreFailed, after which the next call tries again.
         """
-        unsaved = self._unsaved.setdefault(market.name, {})
-        first = self._saved_to.get(market.name, market.from_block - 1) + 1
+        unsaved = self._unsaved.setdefault(market.place, {})
+        first = self._saved_to.get(market.place, market.from_block - 1) + 1
         if self._store is None or behind is None or behind.number < first:
             return
         if unsaved or behind.number - first >= SAVE_EVERY:
-            cursor = Cursor(market.name, first, behind.number, behind.hash)
+            cursor = Cursor(market.place, first, behind.number, behind.hash)
             await self._store.save(cursor, unsaved.items())
-            self._saved_to[market.name] = behind.number
+            self._saved_to[market.place] = behind.number
             unsaved.clear()
 
     @property
@@ -95,24 +95,24 @@ class Discovery:
 
     async def _resume(self, market: Market) -> tuple[dict[Address, int], int]:
         """Return the accounts that are known and the first block to scan."""
-        if market.name in self._looked:
-            known, last = self._looked[market.name]
+        if market.place in self._looked:
+            known, last = self._looked[market.place]
             canonical = await self._head(last.number)
             if canonical is not None and canonical.hash == last.hash:
                 return known, last.number + 1
         if self._accounts is None:
             return {}, market.from_block
-        cursor = await self._accounts.cursor(market.name)
-        known = await self._accounts.load(market.name)
+        cursor = await self._accounts.cursor(market.place)
+        known = await self._accounts.load(market.place)
         if cursor is None:
             return known, market.from_block
         canonical = await self._head(cursor.scanned_to)
         if cursor.from_block > market.from_block or canonical is None or canonical.hash != cursor.scanned_hash:
             if self._store is not None:
-                self._saved_to.pop(market.name, None)
-                await self._store.rewind(market.name, -1, _NOWHERE)
+                self._saved_to.pop(market.place, None)
+                await self._store.rewind(market.place, -1, _NOWHERE)
             return known, market.from_block
-        self._saved_to[market.name] = cursor.scanned_to
+        self._saved_to[market.place] = cursor.scanned_to
         return known, cursor.scanned_to + 1
 
     async def _save(self, market: Market, piece: BlockRange, found: dict[Address, int]) -> None:
@@ -121,8 +121,8 @@ class Discovery:
         last = await self._head(piece.last)
         if last is None:
             raise Transient(f"the node has logs up to block {piece.last}, but not the block")
-        await self._store.save(Cursor(market.name, piece.first, piece.last, last.hash), found.items())
-        self._saved_to[market.name] = piece.last
+        await self._store.save(Cursor(market.place, piece.first, piece.last, last.hash), found.items())
+        self._saved_to[market.place] = piece.last
 
     async def _head(self, number: int) -> BlockHead | None:
         request = ("eth_getBlockByNumber", (hex(number), False))

@@ -13,6 +13,7 @@ from keeper.domain.plan import DecisionRecord, Outcome
 from keeper.domain.position import PositionKey
 from keeper.domain.units import BASE_UNIT, Address, Base, Wei
 from keeper.errors import Invalid, Stale
+from keeper.execution.shadow import Score
 from keeper.observe.events import Event, emit
 from keeper.observe.health import Health
 from keeper.observe.metrics import Metrics
@@ -156,6 +157,11 @@ class Reporter:
         self._health.endpoints(self._healthy_endpoints())
         reason = "stale" if isinstance(error, Stale) else "invalid" if isinstance(error, Invalid) else "unreachable"
         emit(Event.KEEPER_DEGRADED, reason=reason, detail=str(error), block=head.number)
+
+    def served(self, head: BlockHead) -> None:
+        """Take that the sender is done with a head."""
+        del head
+        self._health.served()
 
     def stopping(self) -> None:
         """Take that nothing new is begun any more."""
@@ -373,3 +379,17 @@ def realised_base(outcome: Outcome) -> Base:
         return Base(0)
     seized = what.seized_base * real.seized_amount // what.seized_amount
     return Base(seized - div_up(what.repay_base * real.repaid_amount, what.repay_amount))
+
+
+def scored(score: Score) -> None:
+    """Tell what the chain did with a plan that was not sent."""
+    emit(
+        Event.SHADOW_SCORED,
+        plan_id=score.plan_id,
+        rank=score.rank.value,
+        market=score.key.market,
+        account=score.key.account,
+        waited_blocks=score.waited_blocks,
+        rival=score.rival,
+        profit_base=score.profit_base,
+    )

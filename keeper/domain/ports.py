@@ -11,7 +11,7 @@ from keeper.domain.chain import BlockHead, Call, Log, LogFilter, ViewCall, ViewR
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Realised
 from keeper.domain.position import Assessment, Health, Opportunity, PositionKey, Row, Token, Weight
-from keeper.domain.units import Address, Base, Column, TokenAmount
+from keeper.domain.units import ZERO_ADDRESS, Address, Base, Column, TokenAmount
 
 SnapshotOut = TypeVar("SnapshotOut", bound="Snapshot", covariant=True)
 PositionOut = TypeVar("PositionOut", bound="Position", covariant=True)
@@ -220,3 +220,9 @@ class Market:
     reader: Reader[Any, Any]
     rules: Rules[Any, Any]
     calls: Calls
+    root: Address = ZERO_ADDRESS
+
+    @property
+    def place(self) -> str:
+        """Return what is stored under: another root by the same name is another market."""
+        return f"{self.name}@{self.root.hex()}"

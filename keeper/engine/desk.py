@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keeper.domain.chain import BlockHead, Log
+from keeper.domain.outcome import Reason
 from keeper.domain.ports import Market, Snapshot, Taken
 from keeper.domain.position import Health
 from keeper.domain.units import Address, BlockHash
@@ -148,10 +149,13 @@ class Desk:
         mismatches = []
         for account, chain in reading.compared.items():
             position = self.books.book.position(account)
-            if position is not None:
-                local = self.books.market.rules.health(position, reading.snapshot, timestamp_s)
-                if differs(local, chain):
-                    mismatches.append(Mismatch(account, local, chain))
+            if position is None:
+                continue
+            local = self.books.market.rules.assess(position, reading.snapshot, timestamp_s, None)
+            if chain is None and local.blocked is Reason.PRICE_UNKNOWN:
+                continue  # neither side can value it
+            if differs(local.health, chain):
+                mismatches.append(Mismatch(account, local.health, chain))
         self.quarantined -= reading.compared.keys()
         self.quarantined |= {each.account for each in mismatches}
         return tuple(mismatches)

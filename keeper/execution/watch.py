@@ -112,7 +112,7 @@ class Watch:
         found = look(slot, standing, self._blocks)
         before = intent.inclusion
         change = _Change(slot, slot.entry)
-        slot.has_landed = found.receipt is not None and found.receipt.succeeded
+        slot.has_landed = _has_landed(found.receipt, head)
         if found.phase is not Phase.USED:
             slot.used_heads = 0
         if found.phase is Phase.PENDING:
@@ -145,8 +145,9 @@ class Watch:
         revert = None
         opportunity = change.entry.intent.opportunity
         if opportunity is not None and receipt is not None:
-            reader = self._markets[opportunity.key.market].reader
-            taken = [each for each in reader.liquidations(receipt.logs) if each.key == opportunity.key]
+            market = self._markets.get(opportunity.key.market)  # it may have left the chain file meanwhile
+            logs = market.reader.liquidations(receipt.logs) if market else ()
+            taken = [each for each in logs if each.key == opportunity.key]
             if not receipt.succeeded:
                 revert = await self._why(change.entry, receipt)
         rival = self._rivals.get(opportunity.key) if opportunity else None
@@ -209,3 +210,8 @@ class Watch:
             "nonce": slot.nonce,
             "tx_hash": f"0x{tx_hash.hex()}" if tx_hash else None,
         }
+
+
+def _has_landed(receipt: Receipt | None, head: BlockHead) -> bool:
+    """Return whether a transaction succeeded in a block that the head's state includes."""
+    return receipt is not None and receipt.succeeded and receipt.block_number <= head.number

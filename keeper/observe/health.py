@@ -20,6 +20,7 @@ class Why(StrEnum):
     NOT_EVALUATED = "not_evaluated"
     EVALUATION_TOO_OLD = "evaluation_too_old"
     NO_HEALTHY_ENDPOINT = "no_healthy_endpoint"
+    SENDER_STUCK = "sender_stuck"
     NONCE_STUCK = "nonce_stuck"
     BALANCE_LOW = "balance_low"
     STORAGE_FAILED = "storage_failed"
@@ -58,15 +59,22 @@ class Health:
         self._lifecycle = Why.STARTING
         self._head: tuple[int, int] | None = None
         self._evaluated_s: float | None = None
+        self._served_s: float | None = None
         self._healthy_endpoints = 0
         self._stuck_since_s: float | None = None
         self._is_balance_low = False
         self._is_storage_ok = True
         self._beat_s = clock.monotonic_s()
 
-    def started(self) -> None:
-        """Everything is set up and recovered."""
+    def started(self, *, is_sending: bool = False) -> None:
+        """Everything is set up and recovered; `is_sending`: there is a sender, which has to keep up."""
         self._lifecycle = Why.OK
+        if is_sending:
+            self.served()
+
+    def served(self) -> None:
+        """The sender is done with a head."""
+        self._served_s = self._clock.unix_s()
 
     def stopping(self) -> None:
         """Nothing new is begun any more."""
@@ -117,6 +125,7 @@ class Health:
             self._head_check(now_s),
             self._evaluation_check(now_s),
             _verdict("endpoints", self._healthy_endpoints > 0, Why.NO_HEALTHY_ENDPOINT, self._healthy_endpoints),
+            self._sender_check(now_s),
             self._nonce_check(now_s),
             _verdict("balance", not self._is_balance_low, Why.BALANCE_LOW),
             _verdict("storage", self._is_storage_ok, Why.STORAGE_FAILED),
@@ -134,6 +143,11 @@ class Health:
             return Check("evaluation", ok=False, reason=Why.NOT_EVALUATED)
         age_s = now_s - self._evaluated_s
         return _verdict("evaluation", age_s <= self._thresholds.max_evaluation_age_s, Why.EVALUATION_TOO_OLD, age_s)
+
+    def _sender_check(self, now_s: float) -> Check:
+        """Judge the sender like an evaluation; without one there is nothing to judge."""
+        age_s = 0.0 if self._served_s is None else now_s - self._served_s
+        return _verdict("sender", age_s <= self._thresholds.max_evaluation_age_s, Why.SENDER_STUCK, age_s)
 
     def _nonce_check(self, now_s: float) -> Check:
         since_s = self._stuck_since_s

@@ -61,7 +61,8 @@ def _chart(title: str, series: Series, left: int) -> str:
         parts.append(f'<text x="{x - 6:.0f}" y="{y + 4:.1f}" text-anchor="end">{10.0**decade:,g}</text>')
     for decade in range(low_x, high_x + 1):
         x, y = at(10.0**decade, 10.0**low_y)
-        parts.append(f'<text x="{x:.1f}" y="{y + 16:.0f}" text-anchor="middle">{10**decade:,} positions</text>')
+        parts.append(f'<text x="{x:.1f}" y="{y + 16:.0f}" text-anchor="middle">{10**decade:,}</text>')
+    parts.append(f'<text x="{left + _WIDTH - _RIGHT}" y="{_HEIGHT - _BOTTOM - 6}" text-anchor="end">positions</text>')
     for place, (name, line) in enumerate(series.items()):
         colour = _COLOURS[place % len(_COLOURS)]
         spots = [at(x, y) for x, y in line if y > 0]

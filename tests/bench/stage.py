@@ -79,6 +79,7 @@ async def site(positions: int, wish: Wish, progress: Progress) -> AsyncIterator[
             try:
                 await rpc.start(CHAIN_ID)
                 forecast = await _forecast(rpc, market, owners, progress)
+                progress("giving the operator a key and funds")
                 operator = await prepare(devnet, Path(folder))
                 async with BlockClock(devnet.node.ws_url) as clock:
                     yield Site(devnet, market, owners, operator, forecast, clock, wish, progress)
@@ -138,14 +139,13 @@ async def _rest(place: Site, keeper: KeeperProcess) -> Steady:
 async def _move(place: Site, keeper: KeeperProcess, turn: int) -> Reaction | None:
     """Move one price so that a handful of positions fall, and follow what the daemon does until all is quiet."""
     await place.forecast.refresh()
-    move = place.forecast.gentlest(_MOVED)
-    place.progress(
-        f"price move {turn + 1} of {place.wish.moves}: {move.symbol} −{move.fall:.3%}, {move.positions} positions fall"
-    )
     begin = len(keeper.lines)
-    hashes = await place.market.set_prices({move.symbol: move.price}, mine=False)
-    block = max([int((await place.devnet.chain.receipt(each))["blockNumber"], 16) for each in hashes])
     try:
+        move = place.forecast.gentlest(_MOVED)
+        what = f"{move.symbol} −{move.fall:.3%}, {move.positions} positions fall"
+        place.progress(f"price move {turn + 1} of {place.wish.moves}: {what}")
+        hashes = await place.market.set_prices({move.symbol: move.price}, mine=False)
+        block = max([int((await place.devnet.chain.receipt(each))["blockNumber"], 16) for each in hashes])
         await keeper.wait_for(lambda log: first_plans(log, begin, block) is not None, _PATIENCE_S / 3)
         place_of_plan = len(keeper.lines)
         await keeper.wait_for(lambda log: is_quiet(log, place_of_plan, _QUIET_HEADS), _PATIENCE_S)

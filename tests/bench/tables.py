@@ -41,6 +41,7 @@ def notes(report: Report) -> Iterator[str]:
         "an empty one proves nothing; with websocket heads the pushed heads are no requests"
     )
     yield "received and sent: all that the process read and wrote but its log, so a little more than the network's share"
+    yield "web3.py asks for the chain's id twice with every call, unless told not to: three requests for each account"
     if any(each.is_extrapolated for size in report.sizes for each in size.patterns):
         yield "the common pattern was timed with at most 1,000 accounts"
 

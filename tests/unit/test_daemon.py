@@ -67,6 +67,7 @@ class Ledger:
     failures: list[tuple[float, Exception]] = field(default_factory=list)
     crash: Exception | None = None
     is_stopping: bool = False
+    served_heads: list[int] = field(default_factory=list)
 
     async def passed(self, done: Pass) -> None:
         self.passes.append((asyncio.get_running_loop().time(), done))
@@ -81,6 +82,9 @@ class Ledger:
 
     def failed(self, head: BlockHead, error: Exception) -> None:
         self.failures.append((asyncio.get_running_loop().time(), error))
+
+    def served(self, head: BlockHead) -> None:
+        self.served_heads.append(head.number)
 
     def stopping(self) -> None:
         self.is_stopping = True

@@ -357,7 +357,9 @@ async def test_accounts_are_noted_although_storing_another_markets_failed(tmp_pa
         await desk.mine()
         everybody: set[Address] = {account(number) for number in range(1, 300)}
         for name in ("toy", "two"):
-            assert await Accounts(desk.database).load(name) == dict.fromkeys(everybody, desk.chain.head.number - 1)
+            assert await Accounts(desk.database).load(f"{name}@{bytes(20).hex()}") == dict.fromkeys(
+                everybody, desk.chain.head.number - 1
+            )
 
 
 async def test_decisions_are_written_now_and_then_without_being_asked(desk: Desk) -> None:
@@ -477,6 +479,6 @@ async def test_what_was_realised_is_rounded_against_us(live: Desk) -> None:
 async def test_a_lane_that_makes_no_way_is_told_to_health(live: Desk) -> None:
     for nonce in (1, 1):
         live.attendant.lane(mined_nonce=nonce, next_nonce=2, in_flight=1, gap=0)
-    assert live.health.readiness(now_s=live.chain.head.timestamp_s + 61)[1][5].reason is Why.NONCE_STUCK
+    assert live.health.readiness(now_s=live.chain.head.timestamp_s + 61)[1][6].reason is Why.NONCE_STUCK
     live.attendant.lane(mined_nonce=2, next_nonce=2, in_flight=0, gap=0)
     assert live.why("nonce") is Why.OK

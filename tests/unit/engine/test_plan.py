@@ -173,3 +173,12 @@ def test_an_allowance_is_set_once_for_all_plans_of_a_head_and_counts_what_the_fi
     assert result.batch is not None
     assert [each.amount for each in result.batch.approvals] == [10_000]
     assert [each.opportunity.repay_limit for each in result.batch.plans] == [4_500, 4_500, 1_000]
+
+
+def test_a_late_outcome_does_not_unlock_the_plan_that_came_after_it() -> None:
+    limits = Limits()
+    limits.lock(key(1), "second")
+    limits.settle(Outcome("first", key(1), Result.WON, None, "", 100), None)
+    assert limits.is_locked(key(1))
+    limits.settle(Outcome("second", key(1), Result.WON, None, "", 101), None)
+    assert not limits.is_locked(key(1))

@@ -96,7 +96,7 @@ async def live_on(one: Desk, steps: list[Step]) -> dict[Result, int]:
 async def finish(one: Desk) -> None:
     for _ in range(8):
         await one.head()
-        if not one.sender.in_flight and one.chain.state.nonce == one.sender._lane.next_nonce:
+        if not one.sender._lane.slots and one.chain.state.nonce == one.sender._lane.next_nonce:
             return
 
 

@@ -40,6 +40,22 @@ async def test_a_plan_is_sent_mined_confirmed_and_ends_won_with_what_it_realised
         assert {"sim.ok", "intent.created", "tx.signed", "tx.accepted", "tx.mined"} <= set(one.told.names)
 
 
+async def test_an_account_may_be_planned_for_again_once_its_liquidation_has_landed(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain, policy=patient(confirmations=4)) as one:
+        plan = plan_of(chain, ALICE)
+        await one.sender.submit(batch_of(chain, plan))
+        assert one.sender.in_flight == {plan.key}
+        await one.head()
+        assert one.sender.in_flight == frozenset()
+        assert one.outcomes == []  # landed, and not final yet
+        chain.reorg(1)
+        await one.head(is_empty=True)
+        assert one.sender.in_flight == {plan.key}
+        await one.heads(5)
+        assert one.results == [Result.WON]
+
+
 async def test_an_idle_sender_asks_nothing_and_a_busy_one_asks_once_a_head(tmp_path: Path):
     chain = new_chain(tmp_path, ALICE)
     async with desk(chain) as one:
