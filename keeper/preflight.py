@@ -20,7 +20,6 @@ from keeper.chain.capability import NodeFacts, probe
 from keeper.chain.endpoint import nodes_of
 from keeper.chain.inventory import read_inventory
 from keeper.chain.rpc import Rpc
-from keeper.chain.turns import Priority
 from keeper.chain.view import ChainView, latest_head
 from keeper.chainfile import ChainFile
 from keeper.domain.plan import Inventory
@@ -169,18 +168,16 @@ async def _on_chain(settings: Settings, chain: ChainFile, rpc: Rpc, signer: Addr
     checks = [_clock(skew_s, chain)]
     wanted = {"multicall": chain.multicall, "wrapped native": chain.wrapped_native}
     wanted |= {f"market {each.name}": each.root for each in chain.markets}
-    requests = [("eth_getCode", (f"0x{address.hex()}", "latest")) for address in wanted.values()]
-    codes = await rpc.batch(requests, priority=Priority.READ)
-    is_complete = True
+    from keeper.chain.web3_door import read_code  # noqa: PLC0415 - web3 takes a second to import
+
+    codes = await read_code(rpc, list(wanted.values()))
     for (name, address), code in zip(wanted.items(), codes, strict=True):
-        has_code = isinstance(code, str) and len(code) > 2
-        is_complete = is_complete and has_code
-        if has_code:
+        if code:
             checks.append(Check(name, Status.OK, f"{address_text(address)} has code"))
         else:
             fix = f"correct the address in the chain file, or the chain ({chain.chain_id})"
             checks.append(Check(name, Status.FAIL, f"{address_text(address)} has no code", fix))
-    if not is_complete:
+    if not all(codes):
         return checks
     reads = ChainView(rpc, multicall=chain.multicall).reads(head)
     snapshots: dict[str, Snapshot] = {}

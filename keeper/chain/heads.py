@@ -25,6 +25,12 @@ _CONFIRMATIONS: Final = 3
 _STALLED_AFTER_S: Final = 60.0
 _SOCKET_GRACE: Final = 0.5
 """How much of a block's time a subscribed head may be late before a poll looks for it."""
+_LEAST_GRACE_S: Final = 0.25
+"""As much at least: so long may the loop be busy, or a block of a fast chain be late, without a poll."""
+_FIRST_GRACE_S: Final = 1.0
+"""As much while the block's time is not known yet."""
+_READING_S: Final = 0.02
+"""How long to read what a socket holds before a poll, where the loop itself was late."""
 
 
 class Heads:
@@ -100,7 +106,7 @@ class Heads:
         """Return a pushed head, or None when it is time to poll."""
         wait_s = self._pace.due_s - self._clock.monotonic_s()
         if self._misses == 0 and any(each.is_alive for each in self._subscriptions):
-            wait_s += _SOCKET_GRACE * self._pace.interval_s
+            wait_s = max(wait_s + self._grace_s(), _READING_S)
         if self._slot is None and wait_s > 0:
             self._filled.clear()
             try:
@@ -110,6 +116,12 @@ class Heads:
                 return None
         head, self._slot = self._slot, None
         return head
+
+    def _grace_s(self) -> float:
+        """Return how long after it is due a subscribed head is waited for."""
+        if not self._pace.is_known:
+            return _FIRST_GRACE_S
+        return max(_SOCKET_GRACE * self._pace.interval_s, _LEAST_GRACE_S)
 
     async def _polled(self) -> BlockHead | None:
         """Ask for the latest head; where it is overdue, ask every node now and then, as ours may have stopped."""
@@ -172,7 +184,7 @@ class Heads:
 
     def _take(self, head: BlockHead, *, is_polled: bool) -> None:
         now_s = self._clock.monotonic_s()
-        self._pace.arrived(head.number, now_s, is_polled=is_polled)
+        self._pace.arrived(head.number, head.timestamp_s, now_s, is_polled=is_polled)
         self._last, self._last_at_s = head, now_s
         self._known.append(head.hash)
         self._doubts.clear()

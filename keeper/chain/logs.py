@@ -1,8 +1,9 @@
 """The logs of single blocks: asked by block hash, skipped where the bloom proves that there are none."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, Final
 
 from keeper.chain.bloom import BloomTest
@@ -14,7 +15,7 @@ from keeper.domain.chain import BlockHead, Log, LogFilter
 from keeper.domain.units import BlockHash
 from keeper.errors import Stale
 
-_TESTS_KEPT: Final = 8
+_FILTERS_KEPT: Final = 8
 
 
 class BlockLogs:
@@ -57,19 +58,20 @@ class BlockLogs:
         test = self._tests.get(wanted)
         if test is None:
             test = self._tests[wanted] = BloomTest(wanted)
-            if len(self._tests) > _TESTS_KEPT:
+            if len(self._tests) > _FILTERS_KEPT:
                 self._tests.popitem(last=False)
         return test
 
 
-def filter_fields(wanted: LogFilter) -> dict[str, Any]:
-    """Return a filter's fields of an `eth_getLogs` query."""
+@lru_cache(maxsize=_FILTERS_KEPT)
+def filter_fields(wanted: LogFilter) -> Mapping[str, Any]:
+    """Return a filter's fields of an `eth_getLogs` query; worked out once for a filter, as every head asks with it."""
     fields: dict[str, Any] = {}
     if wanted.addresses:
         fields["address"] = [hex_of(address) for address in sorted(wanted.addresses)]
     if wanted.topics:
         fields["topics"] = [[hex_of(topic) for topic in sorted(wanted.topics)]]
-    return fields
+    return MappingProxyType(fields)
 
 
 def matching(logs: Iterable[Log], wanted: LogFilter) -> list[Log]:

@@ -8,7 +8,15 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 
 from keeper.chain.broadcast import SendReport, broadcast
 from keeper.chain.endpoint import Endpoint, Node
-from keeper.chain.failures import BlockUnknown, MethodMissing, NodeFailure, RpcError, TimedOut, Unreachable
+from keeper.chain.failures import (
+    BadResponse,
+    BlockUnknown,
+    MethodMissing,
+    NodeFailure,
+    RpcError,
+    TimedOut,
+    Unreachable,
+)
 from keeper.chain.observer import Observer, SilentObserver
 from keeper.chain.patrol import Patrol
 from keeper.chain.race import race
@@ -29,6 +37,10 @@ _DEADLINES_S: Final[Mapping[Priority, float]] = {
 _HEDGE_S: Final = 0.4
 _UNKNOWN_BLOCK_PATIENCE_S: Final = 0.6
 """How long to ask again for a block that no node has: it may be on its way, or gone for good."""
+_EXECUTING: Final = frozenset(
+    {"eth_call", "eth_estimateGas", "eth_simulateV1", "eth_createAccessList", "debug_traceCall", "trace_call"}
+)
+"""Methods whose refusal may be the contract's word, which every honest node repeats."""
 
 
 class Rpc:
@@ -118,20 +130,27 @@ class Rpc:
     ) -> T:
         """Make calls in one HTTP POST to one node and decode the answers.
 
-        An answer that `decode` refuses with ValueError counts as that node's failure and the next node is asked.
+        An answer that `decode` refuses with ValueError counts as that node's failure and the next node is asked; so
+        does an RpcError from `decode` where no contract is executed, as nothing but that node can be the cause.
         `is_pinned`: the calls name a block hash and decide something, so only nodes that honour it are asked.
         Raises: Transient when no node answers within the deadline, BlockUnknown among it when all say so;
-        RpcError when `decode` raises it; Unsafe when no node can serve pinned calls.
+        RpcError when `decode` raises it of an executed call; Unsafe when no node can serve pinned calls.
         """
         _refuse_sending(requests)
         if is_pinned and all(each.learnt.is_pinned_exact is False for each in self.endpoints):
             raise Unsafe("no node answers reads that are pinned to a block hash; configure one that does")
         limit_s = _DEADLINES_S[priority] if deadline_s is None else deadline_s
         end_s = self.clock.monotonic_s() + limit_s
+        is_executed = any(method in _EXECUTING for method, _ in requests)
 
         async def attempt(endpoint: Endpoint) -> T:
             left_s = max(end_s - self.clock.monotonic_s(), 0.001)
-            return await endpoint.ask(requests, decode, priority=priority, timeout_s=left_s)
+            try:
+                return await endpoint.ask(requests, decode, priority=priority, timeout_s=left_s)
+            except RpcError as refused:
+                if is_executed:
+                    raise
+                raise BadResponse(endpoint.alias, f"{requests[0][0]}: refused: {refused}") from None
 
         async def one_round() -> T:
             return await self._round(requests, attempt, priority, is_pinned=is_pinned)

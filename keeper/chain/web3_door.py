@@ -1,16 +1,24 @@
 """The generic client library behind the same door, for what is not on the block path."""
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
+from eth_utils.address import to_checksum_address
 from web3 import AsyncWeb3
+from web3.exceptions import Web3Exception
 from web3.providers.async_base import AsyncBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
 from keeper.chain.failures import RpcError
+from keeper.chain.mask import printable
 from keeper.chain.rpc import Rpc
 from keeper.chain.turns import Priority
 from keeper.chain.wire import hex_of
+from keeper.domain.units import Address
+from keeper.errors import Transient
 
+_TEXT: Final = 200
 _NOT_ACCEPTED: Final = -32000
 
 
@@ -33,10 +41,9 @@ class DoorProvider(AsyncBaseProvider):
         """
         if method == "eth_sendRawTransaction":
             return await self._send(params[0])
-        try:
-            result = await self._rpc.call(method, params, priority=Priority.READ)
-        except RpcError as refused:
-            error = {"code": refused.code, "message": refused.message, "data": hex_of(refused.data)}
+        (result,) = await self._rpc.batch([(method, params)], priority=Priority.READ)
+        if isinstance(result, RpcError):
+            error = {"code": result.code, "message": result.message, "data": hex_of(result.data)}
             return cast("RPCResponse", {"jsonrpc": "2.0", "id": 0, "error": error})
         return cast("RPCResponse", {"jsonrpc": "2.0", "id": 0, "result": result})
 
@@ -58,3 +65,16 @@ def web3_through(rpc: Rpc) -> "AsyncWeb3[DoorProvider]":
     client = AsyncWeb3(DoorProvider(rpc))
     client.middleware_onion.remove("validation")
     return client
+
+
+async def read_code(rpc: Rpc, addresses: Sequence[Address]) -> list[bytes]:
+    """Return the contract code at each address, empty where there is none.
+
+    Raises: Transient.
+    """
+    client = web3_through(rpc)
+    try:
+        found = await asyncio.gather(*(client.eth.get_code(to_checksum_address(address)) for address in addresses))
+    except Web3Exception as refused:
+        raise Transient(f"no node told the code of a contract: {printable(str(refused), _TEXT)}") from None
+    return [bytes(code) for code in found]

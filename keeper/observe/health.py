@@ -73,7 +73,7 @@ class Health:
             self.served()
 
     def served(self) -> None:
-        """The sender is done with a head."""
+        """Take that the sender is done with a head."""
         self._served_s = self._clock.unix_s()
 
     def stopping(self) -> None:

@@ -264,6 +264,12 @@ async def test_a_second_sigterm_aborts_a_drain(devnet: Devnet, operator: Operato
     assert not keeper.events("keeper.stopped")
 
 
+async def test_a_steady_head_costs_at_most_three_requests_over_http(devnet: Devnet, operator: Operator) -> None:
+    async with KeeperProcess(operator.environment(is_live=False, PARITY_EVERY_HEADS="2")) as keeper:
+        await keeper.wait_for(lambda log: len(log.events("chain.head")) >= 12, 40)
+    assert statistics.median(line["requests"] for line in keeper.events("chain.head")[2:]) <= 3
+
+
 async def test_heads_pushed_over_a_websocket_cost_no_polls(devnet: Devnet, operator: Operator) -> None:
     urls = f"{devnet.node.http_url},{devnet.node.ws_url}"
     async with KeeperProcess(operator.environment(is_live=False, RPC_URLS=urls)) as keeper:

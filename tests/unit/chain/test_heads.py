@@ -1,6 +1,7 @@
 """Heads: newest wins, never backwards without proof, pushed or polled, whatever the socket does."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -180,6 +181,46 @@ async def test_pushed_heads_need_no_poll(pool: Pool, node: FakeNode, chain: Fake
         for _ in range(5):
             await node.push(chain.mine())
             assert await next_of(heads) == chain.head
+        assert node.count["eth_getBlockByNumber"] == polls
+
+
+@pytest.mark.parametrize("interval_s", [0.05, 0.3])
+async def test_heads_that_are_pushed_from_the_start_cost_no_polls_whatever_the_poll_interval(
+    pool: Pool, node: FakeNode, chain: FakeChain, interval_s: float
+) -> None:
+    rpc = await socket_pool(pool, node)
+    async with Heads(rpc, poll_interval_s=POLL_S) as heads:
+        await next_of(heads)
+        await eventually(is_subscribed(node))
+        await node.push(chain.mine())
+        assert await next_of(heads) == chain.head
+        polls = node.count["eth_getBlockByNumber"]
+        for _ in range(6):
+            pushing = asyncio.create_task(push_after(interval_s, node, chain))
+            assert await next_of(heads) == await pushing
+        assert node.count["eth_getBlockByNumber"] == polls
+
+
+async def push_after(seconds: float, node: FakeNode, chain: FakeChain) -> BlockHead:
+    await asyncio.sleep(seconds)
+    await node.push(head := chain.mine())
+    return head
+
+
+async def test_a_head_that_waits_in_the_socket_while_the_loop_is_busy_costs_no_poll(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    rpc = await socket_pool(pool, node)
+    async with Heads(rpc, poll_interval_s=POLL_S) as heads:
+        await next_of(heads)
+        await eventually(is_subscribed(node))
+        for _ in range(3):
+            await node.push(chain.mine())
+            assert await next_of(heads) == chain.head
+        polls = node.count["eth_getBlockByNumber"]
+        await node.push(chain.mine())
+        time.sleep(1.2)  # noqa: ASYNC251 - the busy loop itself
+        assert await next_of(heads) == chain.head
         assert node.count["eth_getBlockByNumber"] == polls
 
 

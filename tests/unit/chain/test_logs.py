@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from keeper.chain.bloom import BloomTest
-from keeper.chain.logs import BlockLogs
+from keeper.chain.logs import BlockLogs, filter_fields
 from keeper.domain.chain import LogFilter
 from keeper.domain.units import Address
 from keeper.errors import Stale, Transient
@@ -142,3 +142,10 @@ def test_a_filter_of_thousands_of_addresses_is_tested_at_once() -> None:
     chain = FakeChain()
     assert test.may_contain(chain.mine((Address((4_999).to_bytes(20)), EVENT, b"")).logs_bloom)
     assert not test.may_contain(bytes(256))
+
+
+def test_the_fields_of_a_filter_are_worked_out_once() -> None:
+    fields = filter_fields(WANTED)
+    assert fields == {"address": ["0x" + POOL.hex()], "topics": [["0x" + EVENT.hex()]]}
+    assert filter_fields(LogFilter(frozenset({POOL}), frozenset({EVENT}))) is fields
+    assert filter_fields(LogFilter(frozenset(), frozenset())) == {}

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from keeper.chain.failures import RpcError
-from keeper.chain.rpc import Rpc
+from keeper.chain.rpc import _DEADLINES_S, Rpc
 from keeper.chain.simulation import Simulated, call_alone, simulate
 from keeper.chain.transactions import Funds, Nonces, balance, fee_history, funds, nonces, receipts, standing
+from keeper.chain.turns import Priority
 from keeper.domain.chain import Call, Log
 from keeper.domain.units import BlockHash, TxHash
 from keeper.errors import Stale, Transient
@@ -262,12 +262,15 @@ async def test_other_refusals_of_a_simulation_are_transient_and_a_gone_head_is_s
         await call_alone(rpc, Call(POOL, b""), sender=ALICE, block_hash=chain.head.hash)
 
 
-async def test_a_refused_receipt_is_an_error(pool: Pool, node: FakeNode) -> None:
+async def test_a_refused_receipt_is_an_error_of_the_node(
+    pool: Pool, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_DEADLINES_S, Priority.RECEIPT, 0.1)
     rpc = await pool(node)
 
     def refuse(*_: Any) -> None:
         raise Refusal(-32602, "invalid argument 0")
 
     node.methods["eth_getTransactionReceipt"] = refuse
-    with pytest.raises(RpcError):
+    with pytest.raises(Transient, match="invalid argument 0"):
         await receipts(rpc, [FIRST])
