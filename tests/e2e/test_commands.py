@@ -8,6 +8,7 @@ import statistics
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from keeper.devnet.devnet import Devnet, DevnetSpec, cached_devnet
@@ -293,3 +294,30 @@ async def test_a_reorg_is_followed_to_what_the_chain_says(devnet: Devnet, operat
     assert keeper.events("chain.reorg")
     assert keeper.events("index.audit_ok")
     assert not keeper.events("index.audit_mismatch")
+
+
+async def ask(operator: Operator, path: str) -> tuple[int, str]:
+    url = f"http://127.0.0.1:{operator.http_port}{path}"
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return response.status, await response.text()
+
+
+async def test_readiness_tells_the_truth_when_the_node_dies(devnet: Devnet, operator: Operator) -> None:
+    async with KeeperProcess(operator.environment(MAX_HEAD_AGE_S="5")) as keeper:
+        await keeper.ready()
+        assert (await ask(operator, "/livez"))[0] == 200
+        status, body = await ask(operator, "/readyz")
+        assert (status, json.loads(body)["status"]) == (200, "ready"), body
+        metrics = (await ask(operator, "/metrics"))[1]
+        assert 'keeper_positions{market="aave-v3.0"}' in metrics
+        assert "keeper_rpc_requests_total" in metrics
+        await devnet.node.stop()
+        for _ in range(150):
+            status, body = await ask(operator, "/readyz")
+            if status == 503:
+                break
+            await asyncio.sleep(0.2)
+        failed = {each["name"]: each["reason"] for each in json.loads(body)["checks"] if not each["ok"]}
+        assert failed.keys() & {"head", "endpoints"}, failed
+        assert (await ask(operator, "/livez"))[0] == 200
+        assert await keeper.stop() == 0, keeper.tail()
