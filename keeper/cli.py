@@ -119,34 +119,36 @@ def main() -> None:
 def _daemon(*, is_once: bool) -> NoReturn:
     """Run the keeper under supervision; standard output is its log."""
     settings, chain = _configuration(as_json=False)
-    output = logs.configure(
-        level=settings.log_level,
-        format=settings.log_format,
-        mode=settings.mode.value,
-        chain_id=chain.chain_id,
-        secrets=settings.secrets(),
-        colour=not settings.no_color,
-    )
-
-    async def work() -> ExitCode:
-        signals = Signals()
-        emit(Event.KEEPER_STARTING, version=version("keeper"), command="once" if is_once else "run")
-        for problem in (*settings.warnings, *chain.warnings):
-            emit(Event.CONFIG_DOUBTFUL, problem=problem)
-        with _progress() as on_progress:
-            keeper = Keeper(settings, chain, on_progress)
-            code = await supervise(keeper.once(signals.stop) if is_once else keeper.run(signals.stop), _crashed)
-        if code is ExitCode.DONE:
-            emit(Event.KEEPER_STOPPED)
-        return code
-
-    try:
-        code = uvloop.run(work())
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        code = ExitCode.CRASHED
-    finally:
-        output.close()
+    with _progress() as on_progress:
+        keeper = Keeper(settings, chain, on_progress)
+        output = logs.configure(
+            level=settings.log_level,
+            format=settings.log_format,
+            mode=settings.mode.value,
+            chain_id=chain.chain_id,
+            secrets=settings.secrets(),
+            colour=not settings.no_color,
+            on_drop=keeper.metrics.log_dropped.inc,
+        )
+        try:
+            code = uvloop.run(_supervised(keeper, is_once=is_once))
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            code = ExitCode.CRASHED
+        finally:
+            output.close()
     raise typer.Exit(code)
+
+
+async def _supervised(keeper: Keeper, *, is_once: bool) -> ExitCode:
+    """Tell the start, run to the end, and tell how it ended."""
+    signals = Signals()
+    emit(Event.KEEPER_STARTING, version=version("keeper"), command="once" if is_once else "run")
+    for problem in (*keeper.settings.warnings, *keeper.chain.warnings):
+        emit(Event.CONFIG_DOUBTFUL, problem=problem)
+    code = await supervise(keeper.once(signals.stop) if is_once else keeper.run(signals.stop), _crashed)
+    if code is ExitCode.DONE:
+        emit(Event.KEEPER_STOPPED)
+    return code
 
 
 def _crashed(error: Exception) -> None:

@@ -30,10 +30,6 @@ class Plan:
         """Return the position that this plan locks."""
         return self.opportunity.key
 
-    def gas_cost_base(self, gas: int, fee_per_gas_wei: int) -> Base:
-        """Value gas in base currency, rounded up."""
-        return Base(-(-gas * fee_per_gas_wei * self.native_price_base // 10**18))
-
 
 @dataclass(frozen=True, slots=True)
 class Approval:

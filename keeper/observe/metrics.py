@@ -75,7 +75,6 @@ class Metrics:
         self.loop_lag_seconds = self._plain_gauge("loop_lag_seconds", "How late the event loop's last heartbeat was")
         self.reorgs = self._plain_counter("reorgs", "Reorganisations followed")
         self.scan_seconds = self._histogram("scan_seconds", "Time of one pass, by stage", SCAN_S, "stage")
-        self.storage_commit_seconds = self._plain_histogram("storage_commit_seconds", "Time of a durable write", SCAN_S)
         self.log_dropped = self._plain_counter("log_dropped", "Log lines lost because nobody read them")
 
     def _network(self) -> None:
@@ -92,7 +91,6 @@ class Metrics:
         self.quarantined = self._plain_gauge("quarantined", "Accounts with impossible values")
         self.parity_checks = self._counter("parity_checks", "Accounts compared with the protocol's view", "result")
         self.decisions = self._counter("decisions", "Decisions on liquidatable positions", "outcome", "reason")
-        self.sim_seconds = self._plain_histogram("sim_seconds", "Time of a simulation", LATENCY_S)
 
     def _transactions(self) -> None:
         self.tx = self._counter("tx", "Transactions that reached a state", "state")

@@ -81,8 +81,8 @@ def test_no_file_names_a_path_of_one_machine():
 @pytest.mark.parametrize(
     ("pattern", "text"),
     [
-        (REGISTRY, "index = https://files.python" + "hosted.org/simple"),
-        (REGISTRY, '"resolved": "https://registry.npm' + 'js.org/x.tgz"'),
+        (REGISTRY, "index = https://" + "files.python" + "hosted.org/simple"),
+        (REGISTRY, '"resolved": "https://' + "registry.npm" + 'js.org/x.tgz"'),
         (MACHINE_PATH, "cd /ho" + "me/someone/keeper"),
         (MACHINE_PATH, "path = '/wo" + "rk/main'"),
     ],

@@ -9,8 +9,8 @@ from tests.unit.observe.clock import StoppedClock
 
 NAMES = """
 head_block head_age_seconds loop_lag_seconds rpc_requests rpc_calls rpc_latency_seconds rpc_node_state reorgs positions
-positions_liquidatable decisions sim_seconds tx tx_inclusion_blocks nonce_mined nonce_next nonce_gap inflight
-gas_spent_wei profit_usd balance_wei parity_checks quarantined scan_seconds storage_commit_seconds log_dropped build_info
+positions_liquidatable decisions tx tx_inclusion_blocks nonce_mined nonce_next nonce_gap inflight
+gas_spent_wei profit_usd balance_wei parity_checks quarantined scan_seconds log_dropped build_info
 """
 
 
