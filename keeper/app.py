@@ -5,7 +5,7 @@ import gc
 import signal
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -18,36 +18,34 @@ from keeper.chain.heads import Heads
 from keeper.chain.observer import Observer
 from keeper.chain.rpc import Rpc
 from keeper.chain.view import ChainView, latest_head
-from keeper.chainfile import ChainFile, MarketConfig
+from keeper.chainfile import ChainFile
 from keeper.daemon import Daemon, Sender, StopRequested
 from keeper.discovery import Discovery
 from keeper.domain.chain import BlockHead
 from keeper.domain.mode import Mode
 from keeper.domain.plan import Outcome
-from keeper.domain.ports import Market
 from keeper.domain.units import Address
 from keeper.engine.plan import Policy
-from keeper.errors import ConfigurationError, Fatal, KeeperError
+from keeper.errors import Fatal, KeeperError
 from keeper.execution.fees import FeePolicy
 from keeper.execution.network import RpcNetwork
 from keeper.execution.policy import SenderPolicy
 from keeper.execution.sender import Sender as LiveSender
 from keeper.execution.shadow import ShadowSender
 from keeper.execution.signer import Signer, SigningPolicy
+from keeper.observe.attendant import Attendant
 from keeper.observe.events import Event, emit
 from keeper.observe.health import Health, Thresholds
 from keeper.observe.heartbeat import beat
 from keeper.observe.metrics import Metrics
 from keeper.observe.server import Server
-from keeper.protocols.aave_v3 import calls as aave_v3_calls
-from keeper.protocols.aave_v3 import rules as aave_v3_rules
-from keeper.protocols.aave_v3.reader import AaveReader
-from keeper.report import Attendant, Reporter, scored
+from keeper.registry import markets_of
+from keeper.report import Reporter, scored
 from keeper.scanner import Census, ParityPolicy, Scanner
 from keeper.settings import Settings
-from keeper.store.accounts import Accounts
 from keeper.store.database import Database
 from keeper.store.decisions import Decisions
+from keeper.store.findings import Findings
 from keeper.store.instance import OBSERVER, InstanceLock
 from keeper.store.journal import Journal
 from keeper.text import address_text
@@ -73,33 +71,6 @@ class SystemClock:
     def unix_s(self) -> float:
         """Return seconds since 1970."""
         return time.time()
-
-
-def _aave_v3(config: MarketConfig, chain: ChainFile) -> Market:
-    reader = AaveReader(config.name, config.root, chain.wrapped_native)
-    return Market(config.name, config.protocol, config.from_block, reader, aave_v3_rules, aave_v3_calls, config.root)
-
-
-PROTOCOLS: Final[Mapping[str, Callable[[MarketConfig, ChainFile], Market]]] = {"aave_v3": _aave_v3}
-"""Every protocol that a chain file may name."""
-
-
-def markets_of(chain: ChainFile) -> tuple[Market, ...]:
-    """Bind each market of a chain file to its protocol.
-
-    Raises: ConfigurationError naming every market of an unknown protocol, or that there is none.
-    """
-    known = ", ".join(sorted(PROTOCOLS))
-    problems = [
-        f"{chain.name}: market {each.name} has an unknown protocol; known are {known}"
-        for each in chain.markets
-        if each.protocol not in PROTOCOLS
-    ]
-    if not chain.markets:
-        problems.append(f"{chain.name}: the chain file lists no market; add a [[markets]] table")
-    if problems:
-        raise ConfigurationError(*problems)
-    return tuple(PROTOCOLS[each.protocol](each, chain) for each in chain.markets)
 
 
 def landing_s(chain: ChainFile) -> int:
@@ -132,7 +103,7 @@ def signer_of(settings: Settings, chain: ChainFile) -> Signer | None:
 
     Raises: ConfigurationError.
     """
-    policy = SigningPolicy(chain.chain_id, settings.max_fee_wei, _MAX_GAS_LIMIT)
+    policy = SigningPolicy(chain.chain_id, settings.max_fee_wei, _MAX_GAS_LIMIT, settings.max_value_wei)
     if settings.private_key is not None:
         return Signer.from_hex(settings.private_key.reveal(), policy)
     if settings.keystore_file is not None and settings.keystore_password is not None:
@@ -163,6 +134,8 @@ def make_scanner(
         approval_base=settings.approval_base,
         max_plans=settings.max_plans_per_head,
         signer=signer,
+        max_value_wei=settings.max_value_wei,
+        low_balance_wei=settings.low_balance_wei,
     )
     parity = ParityPolicy(settings.parity_every_heads, settings.parity_sample)
     clock, landing = SystemClock(), landing_s(chain)
@@ -175,7 +148,7 @@ def make_scanner(
 async def fill_books(
     scanner: Scanner, rpc: Rpc, discovery: Discovery, on_progress: OnProgress | None = None
 ) -> BlockHead:
-    """Discover every market and every account, and read them all at the newest head, which is returned."""
+    """Discover every market and every position, and read them all at the newest head, which is returned."""
     first = await latest_head(rpc)
     await scanner.discover(first)
     for books in scanner.books.values():
@@ -237,7 +210,7 @@ class Keeper:
             database = await Database.open(database_path(self.settings), self.chain.chain_id)
             stack.push_async_callback(database.close)
             rpc = await stack.enter_async_context(open_rpc(self.settings, self.chain, self.observer))
-            discovery = Discovery(rpc, Accounts(database))
+            discovery = Discovery(rpc, Findings(database))
             scanner, view = make_scanner(self.settings, self.chain, rpc, account, discovery.catch_up)
             head = await _patiently(stop, lambda: fill_books(scanner, rpc, discovery, self._on_progress))
             gc.collect()
@@ -358,13 +331,17 @@ async def _patiently(stop: asyncio.Event, step: Callable[[], Awaitable[T]]) -> T
 
 def _signing_policy(before: SigningPolicy, scanner: Scanner) -> SigningPolicy:
     """Allow what the markets' contracts, as last read, need: liquidations by them, and allowances to them."""
-    calls, approvals = set(), set()
+    calls: set[tuple[Address, bytes]] = set()
+    payable: set[tuple[Address, bytes]] = set()
+    approvals: set[tuple[Address, Address]] = set()
     for name, books in scanner.books.items():
         snapshot = scanner.snapshot(name)
         if snapshot is not None:
-            calls |= {(snapshot.spender, selector) for selector in books.market.calls.SELECTORS}
-            approvals |= {(token, snapshot.spender) for token in snapshot.inventory_tokens}
-    return replace(before, calls=frozenset(calls), approvals=frozenset(approvals))
+            made = books.market.calls
+            calls |= {(target, selector) for target in snapshot.targets for selector in made.SELECTORS}
+            payable |= {(target, selector) for target in snapshot.targets for selector in made.PAYABLE}
+            approvals |= {(each.token.address, each.spender) for each in snapshot.payments if each.spender is not None}
+    return replace(before, calls=frozenset(calls), payable=frozenset(payable), approvals=frozenset(approvals))
 
 
 class Signals:

@@ -64,6 +64,41 @@ class MarketConfig(_Frozen):
     protocol: Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9_]{0,39}$")]
     root: AddressField
     from_block: Annotated[Whole, Field(ge=0, lt=1 << 53)]
+    options: Mapping[str, Any] = {}
+    """What only the protocol knows; it checks them itself."""
+
+
+class Options(_Frozen):
+    """A market's own options: a protocol derives what it knows from this; as it stands there are none."""
+
+    @classmethod
+    def read(cls, market: MarketConfig) -> Self:
+        """Check a market's options.
+
+        Raises: ConfigurationError with every problem of them.
+        """
+        try:
+            return cls.model_validate(dict(market.options))
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_input=False)
+            raise ConfigurationError(*(f"options.{_explain(each, cls)}" for each in details)) from None
+
+
+class FeedConfig(_Frozen):
+    """A Chainlink feed that prices a token in US dollars."""
+
+    token: AddressField
+    feed: AddressField
+
+
+class PricesConfig(_Frozen):
+    """Where tokens' prices in US dollars come from, for markets whose own oracles quote something else.
+
+    `oracle` has the interface of Aave's, in US dollars with 8 decimals; a token's own feed counts before it.
+    """
+
+    oracle: AddressField | None = None
+    feeds: tuple[FeedConfig, ...] = ()
 
 
 class ChainFile(_Frozen):
@@ -76,6 +111,7 @@ class ChainFile(_Frozen):
     block_time_ms: Annotated[Whole, Field(ge=10, le=3_600_000)]
     multicall: AddressField = parse_address(MULTICALL3)
     explorer: Annotated[str, Field(strict=True, pattern=r"^https?://[^\s]{1,200}$")] | None = None
+    prices: PricesConfig = PricesConfig()
     markets: tuple[MarketConfig, ...]
     _warnings: tuple[str, ...] = PrivateAttr(default=())
 
@@ -97,7 +133,10 @@ class ChainFile(_Frozen):
         try:
             chain = cls.model_validate(tree)
         except ValidationError as error:
-            problems = [_explain(detail) for detail in error.errors(include_url=False, include_input=False)] + problems
+            problems = [
+                _explain(detail, _model_at(detail["loc"]))
+                for detail in error.errors(include_url=False, include_input=False)
+            ] + problems
         if problems or chain is None:
             raise ConfigurationError(*(f"{path.name}: {problem}" for problem in problems))
         chain._warnings = tuple(f"{path.name}: {warning}" for warning in _doubts(tree))  # noqa: SLF001 - its own
@@ -146,14 +185,26 @@ def _key_path(location: Iterable[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
 
 
-def _explain(detail: Mapping[str, Any]) -> str:
+def _model_at(location: Sequence[str | int]) -> type[BaseModel]:
+    """Return the model whose key a location names."""
+    match location:
+        case ("markets", _, _):
+            return MarketConfig
+        case ("prices", "feeds", _, _):
+            return FeedConfig
+        case ("prices", _):
+            return PricesConfig
+        case _:
+            return ChainFile
+
+
+def _explain(detail: Mapping[str, Any], model: type[BaseModel]) -> str:
     """Put one of pydantic's complaints in one line that names the key and the cure."""
-    *parents, key = detail["loc"]
+    key = detail["loc"][-1]
     where = _key_path(detail["loc"])
     if detail["type"] == "missing":
         return f"{where}: is missing"
     if detail["type"] == "extra_forbidden":
-        model = MarketConfig if parents else ChainFile
         return f"{where}: is not a known key{closest(str(key), model.model_fields)}"
     message = str(detail["msg"]).removeprefix("Value error, ")
     return f"{where}: {message.replace('Input should', 'must').replace('String should', 'must')}"
@@ -169,9 +220,22 @@ def _addresses(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"markets[{number}].root", market["root"]
 
 
-def _tables(tree: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    markets = tree.get("markets")
-    return [table if isinstance(table, dict) else {} for table in markets] if isinstance(markets, list) else []
+def _price_addresses(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield every address of a file's price sources; several tokens may share one."""
+    prices = tree.get("prices")
+    if not isinstance(prices, dict):
+        return
+    if isinstance(prices.get("oracle"), str):
+        yield "prices.oracle", prices["oracle"]
+    for number, feed in enumerate(_tables(prices, "feeds")):
+        for key in ("token", "feed"):
+            if isinstance(feed.get(key), str):
+                yield f"prices.feeds[{number}].{key}", feed[key]
+
+
+def _tables(tree: Mapping[str, Any], key: str = "markets") -> list[Mapping[str, Any]]:
+    found = tree.get(key)
+    return [table if isinstance(table, dict) else {} for table in found] if isinstance(found, list) else []
 
 
 def _repetitions(tree: Mapping[str, Any]) -> list[str]:
@@ -182,6 +246,9 @@ def _repetitions(tree: Mapping[str, Any]) -> list[str]:
     for number, market in enumerate(_tables(tree)):
         if isinstance(market.get("name"), str):
             places["name", market["name"]].append(f"markets[{number}].name")
+    for where, address in _price_addresses(tree):
+        if where.endswith(".token"):
+            places["token", address.lower()].append(where)
     return [
         f"{where}: is the same {kind} as {first}; each must be its own"
         for (kind, _), (first, *others) in places.items()
@@ -192,6 +259,6 @@ def _repetitions(tree: Mapping[str, Any]) -> list[str]:
 def _doubts(tree: Mapping[str, Any]) -> Iterator[str]:
     if not tree["markets"]:
         yield "markets: empty, so there is nothing to watch; add a [[markets]] table"
-    for where, address in _addresses(tree):
+    for where, address in (*_addresses(tree), *_price_addresses(tree)):
         if address == address.lower() and address != to_checksum_address(address):
             yield f"{where}: has no checksum, so a mistyped digit would go unnoticed; write it checksummed"

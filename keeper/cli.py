@@ -13,8 +13,8 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from keeper import checks, conformance, preflight, registry
 from keeper import positions as listing
-from keeper import preflight
 from keeper.app import Keeper, OnProgress, Signals
 from keeper.chain.backfill import Progress as ScanProgress
 from keeper.chainfile import ChainFile
@@ -34,6 +34,9 @@ app = typer.Typer(
     epilog="Settings are environment variables that begin with KEEPER_: see the README. "
     "Exit codes: 0 done, 1 crashed, 2 usage, 3 configuration, 4 preflight or unsafe, 5 another instance, 6 storage.",
 )
+
+protocols = typer.Typer(help="The protocols that this keeper knows.", no_args_is_help=True)
+app.add_typer(protocols, name="protocol")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
@@ -67,10 +70,10 @@ def check(as_json: Json = False) -> None:
     with _quiet(settings, chain):
         found = _finish(preflight.preflight(settings, chain))
     if as_json:
-        typer.echo(preflight.as_json(found))
+        typer.echo(checks.as_json(found))
     else:
-        preflight.show(found, _console(settings))
-    raise typer.Exit(preflight.exit_code(found))
+        checks.show(found, _console(settings))
+    raise typer.Exit(checks.exit_code(found))
 
 
 @app.command()
@@ -93,6 +96,37 @@ def positions(
         typer.echo(listing.as_json(chosen))
     else:
         _console(settings).print(listing.as_table(chosen))
+
+
+@protocols.command("list")
+def list_protocols() -> None:
+    """Name every protocol that a chain file may use."""
+    try:
+        for name in sorted(registry.protocols()):
+            typer.echo(name)
+    except ConfigurationError as error:
+        typer.echo(f"keeper: {error}", err=True)
+        raise typer.Exit(ExitCode.CONFIGURATION) from None
+
+
+@protocols.command("test")
+def examine_protocol(
+    name: Annotated[str, typer.Argument(help="A protocol that the chain file uses.")],
+    limit: Annotated[int, typer.Option(min=1, help="At most so many positions of each market.")] = 300,
+    as_json: Json = False,
+) -> None:
+    """Compare a protocol's four parts with its contracts on the configured chain; nothing is sent."""
+    settings, chain = _configuration(as_json=as_json)
+    used = sorted({each.protocol for each in chain.markets})
+    if name not in used:
+        raise typer.BadParameter(f"no market of {chain.name} uses it; there are {', '.join(used)}", param_hint="NAME")
+    with _quiet(settings, chain), _progress() as on_progress:
+        found = _finish(conformance.examine_all(settings, chain, name, limit=limit, on_progress=on_progress))
+    if as_json:
+        typer.echo(checks.as_json(found))
+    else:
+        checks.show(found, _console(settings))
+    raise typer.Exit(checks.exit_code(found))
 
 
 @app.command()
@@ -180,8 +214,8 @@ def _configuration(*, as_json: bool) -> tuple[Settings, ChainFile]:
         return load_configuration()
     except ConfigurationError as error:
         if as_json:
-            found = tuple(preflight.Check("configuration", preflight.Status.FAIL, each) for each in error.problems)
-            typer.echo(preflight.as_json(found))
+            found = tuple(checks.Check("configuration", checks.Status.FAIL, each) for each in error.problems)
+            typer.echo(checks.as_json(found))
         many = len(error.problems)
         typer.echo(f"keeper: {many} problem{'s' if many > 1 else ''} in the configuration", err=True)
         for problem in error.problems:

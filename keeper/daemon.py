@@ -14,10 +14,9 @@ from typing import Final, Generic, Protocol, TypeVar
 from keeper.domain.chain import BlockHead
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Batch, DecisionRecord, Outcome, Plan
-from keeper.domain.ports import Taken
+from keeper.domain.ports import Position, Taken
 from keeper.domain.position import PositionKey
 from keeper.engine.plan import accept, skip
-from keeper.engine.scan import Candidate
 from keeper.errors import ExitCode, Fatal, KeeperError, Stale, Transient
 from keeper.execution.verdicts import Accepted, Skipped, Verdict
 from keeper.scanner import Pass, Scanner
@@ -111,7 +110,7 @@ class _Returned:
     """A plan that never left: its account is free again, and may have to cool down."""
 
     plan: Plan
-    candidate: Candidate
+    position: Position | None
     reason: Reason
 
 
@@ -279,7 +278,7 @@ class Daemon:
                 each.plan.key,
                 each.reason,
                 each.plan.head.number,
-                each.candidate.position,
+                each.position,
                 each.plan.opportunity.gross_profit_base,
             )
 
@@ -323,15 +322,18 @@ class Daemon:
         plans = {each.id: each for each in made.planned.batch.plans} if made.planned.batch else {}
         decisions = []
         for verdict in verdicts:
-            candidate = made.candidates[verdict.key]
+            candidate = made.candidates.get(verdict.key)  # a chore has none
+            position = candidate.position if candidate else None
             match verdict:
                 case Accepted():
                     self._sent.add(verdict.key)
-                    detail = f"0x{verdict.tx_hash.hex()}"
-                    decisions.append(accept(made.head, candidate, verdict.plan_id, verdict.profit_base, detail))
+                    if candidate is not None:
+                        detail = f"0x{verdict.tx_hash.hex()}"
+                        decisions.append(accept(made.head, candidate, verdict.plan_id, verdict.profit_base, detail))
                 case Skipped():
-                    self._returned.append(_Returned(plans[verdict.plan_id], candidate, verdict.reason))
-                    decisions.append(skip(made.head, candidate, verdict.reason, verdict.detail))
+                    self._returned.append(_Returned(plans[verdict.plan_id], position, verdict.reason))
+                    if candidate is not None:
+                        decisions.append(skip(made.head, candidate, verdict.reason, verdict.detail))
         return decisions
 
 

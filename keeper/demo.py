@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from keeper.devnet.chain_file import chain_text
 from keeper.devnet.devnet import Devnet, DevnetSpec, cached_devnet
 from keeper.devnet.ledger import Statement, read_balances, read_statement
 from keeper.devnet.market import AaveMarket, AccountData, Generation
@@ -70,7 +71,7 @@ async def run(request: Request) -> ExitCode:
         console.print(f"  {escape(line)}", style="dim")
 
     async with cached_devnet(cache_dir, spec, options=AnvilOptions(block_time_s=BLOCK_S), progress=tell) as devnet:
-        with _workplace(devnet.markets[generation], generation) as place:
+        with _workplace(devnet) as place:
             show = _Show(devnet, devnet.markets[generation], place, console)
             statement = await show.play()
     prepared = show.summary(statement, monotonic() - started_s)
@@ -92,33 +93,17 @@ class _Place:
 
 
 @contextmanager
-def _workplace(market: AaveMarket, generation: str) -> Iterator[_Place]:
+def _workplace(devnet: Devnet) -> Iterator[_Place]:
     """Make the folder: a chain file as in `config/`, and a key that nobody has used."""
     with tempfile.TemporaryDirectory(prefix="keeper-demo-") as name:
         folder = Path(name)
         chain_file, key_file = folder / "local.toml", folder / "key"
-        chain_file.write_text(chain_text({f"aave-v{generation}": market}), encoding="utf-8")
+        chain_file.write_text(chain_text(devnet, block_time_ms=BLOCK_S * 1_000), encoding="utf-8")
         key = secrets.token_hex(32)
         key_file.touch(mode=0o600)
         key_file.write_text(key, encoding="utf-8")
         signer = Signer.from_hex(key, SigningPolicy(31_337, Wei(0), 0))
         yield _Place(folder, chain_file, key_file, address_text(signer.address))
-
-
-def chain_text(markets: dict[str, AaveMarket]) -> str:
-    """Write the chain file of a devnet."""
-    first = next(iter(markets.values()))
-    lines = [
-        "chain_id = 31337",
-        'name = "local"',
-        'native_symbol = "ETH"',
-        f'wrapped_native = "{first.reserves["WETH"].token}"',
-        f"block_time_ms = {BLOCK_S * 1_000}",
-    ]
-    for name, market in markets.items():
-        lines += ["[[markets]]", f'name = "{name}"', 'protocol = "aave_v3"', f'root = "{market.provider}"']
-        lines.append(f"from_block = {market.from_block}")
-    return "\n".join(lines) + "\n"
 
 
 def free_port() -> int:

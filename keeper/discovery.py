@@ -1,4 +1,4 @@
-"""Which accounts there are: found in old logs once, kept in the store, and added to as blocks arrive.
+"""What only logs name, positions above all: found in old logs once, kept in the store, and added to as blocks arrive.
 
 Coverage is stored only up to a distance behind the head that no ordinary reorganisation reaches, together with the
 hash of its last block: a restart that finds another hash there looks again from the beginning.
@@ -15,32 +15,32 @@ from keeper.chain.turns import Priority
 from keeper.chain.wire import Answer, head_of, is_null, present
 from keeper.domain.chain import BlockHead, Log
 from keeper.domain.ports import Market
-from keeper.domain.units import Address, BlockHash
+from keeper.domain.units import BlockHash, PositionId
 from keeper.errors import Transient
-from keeper.store.accounts import Accounts, Cursor
+from keeper.store.findings import Cursor, Findings
 
 BEHIND_HEAD: Final = 64
 """How many blocks the stored coverage stays behind the head."""
 SAVE_EVERY: Final = 256
-"""How many blocks of coverage are worth a write of their own while there is no new account."""
+"""How many blocks of coverage are worth a write of their own while nothing new is found."""
 
 
 class Discovery:
-    """Find every market's accounts and remember how far that went."""
+    """Find what every market's logs name and remember how far that went."""
 
-    def __init__(self, rpc: Rpc, accounts: Accounts | None, *, is_read_only: bool = False) -> None:
+    def __init__(self, rpc: Rpc, findings: Findings | None, *, is_read_only: bool = False) -> None:
         """Look through a started pool; without a store, or with one that is only read, nothing is remembered."""
         self._rpc = rpc
-        self._accounts = accounts
+        self._findings = findings
         self._is_read_only = is_read_only
-        self._unsaved: dict[str, dict[Address, int]] = {}
+        self._unsaved: dict[str, dict[PositionId, int]] = {}
         self._saved_to: dict[str, int] = {}
-        self._looked: dict[str, tuple[dict[Address, int], BlockHead]] = {}
+        self._looked: dict[str, tuple[dict[PositionId, int], BlockHead]] = {}
 
     async def catch_up(
         self, market: Market, head: BlockHead, on_progress: Callable[[str, Progress], None] | None = None
-    ) -> list[Address]:
-        """Return every account that the market's discovery logs name up to the head.
+    ) -> list[PositionId]:
+        """Return everything that the market's discovery logs name up to the head.
 
         Raises: Transient when a range cannot be read; what was scanned before stays stored.
         """
@@ -67,14 +67,14 @@ class Discovery:
             self._looked[market.place] = known, head
         return list(known)
 
-    def note(self, market: Market, found: Iterable[Address], head: BlockHead) -> None:
-        """Remember accounts that a pass found until `keep` has stored them."""
+    def note(self, market: Market, found: Iterable[PositionId], head: BlockHead) -> None:
+        """Remember what a pass found until `keep` has stored them."""
         unsaved = self._unsaved.setdefault(market.place, {})
-        for account in found:
-            unsaved.setdefault(account, head.number)
+        for each in found:
+            unsaved.setdefault(each, head.number)
 
     async def keep(self, market: Market, behind: BlockHead | None) -> None:
-        """Store the noted accounts, and the coverage up to `behind`, where that is worth a write.
+        """Store what was noted, and the coverage up to `behind`, where that is worth a write.
 
         Raises: StoreFailed, after which the next call tries again.
         """
@@ -89,21 +89,21 @@ class Discovery:
             unsaved.clear()
 
     @property
-    def _store(self) -> Accounts | None:
+    def _store(self) -> Findings | None:
         """Return where to write, if anywhere."""
-        return None if self._is_read_only else self._accounts
+        return None if self._is_read_only else self._findings
 
-    async def _resume(self, market: Market) -> tuple[dict[Address, int], int]:
-        """Return the accounts that are known and the first block to scan."""
+    async def _resume(self, market: Market) -> tuple[dict[PositionId, int], int]:
+        """Return what is known and the first block to scan."""
         if market.place in self._looked:
             known, last = self._looked[market.place]
             canonical = await self._head(last.number)
             if canonical is not None and canonical.hash == last.hash:
                 return known, last.number + 1
-        if self._accounts is None:
+        if self._findings is None:
             return {}, market.from_block
-        cursor = await self._accounts.cursor(market.place)
-        known = await self._accounts.load(market.place)
+        cursor = await self._findings.cursor(market.place)
+        known = await self._findings.load(market.place)
         if cursor is None:
             return known, market.from_block
         canonical = await self._head(cursor.scanned_to)
@@ -115,7 +115,7 @@ class Discovery:
         self._saved_to[market.place] = cursor.scanned_to
         return known, cursor.scanned_to + 1
 
-    async def _save(self, market: Market, piece: BlockRange, found: dict[Address, int]) -> None:
+    async def _save(self, market: Market, piece: BlockRange, found: dict[PositionId, int]) -> None:
         if self._store is None:
             return
         last = await self._head(piece.last)
@@ -132,12 +132,12 @@ class Discovery:
 _NOWHERE: Final = BlockHash(bytes(32))
 
 
-def _first_blocks(market: Market, logs: Sequence[Log]) -> dict[Address, int]:
-    """Return each account that the logs name with the first block that does."""
-    found: dict[Address, int] = {}
+def _first_blocks(market: Market, logs: Sequence[Log]) -> dict[PositionId, int]:
+    """Return everything that the logs name with the first block that does."""
+    found: dict[PositionId, int] = {}
     for log in logs:
-        for account in market.reader.accounts([log]):
-            found.setdefault(account, log.block_number)
+        for each in market.reader.named([log]):
+            found.setdefault(each, log.block_number)
     return found
 
 

@@ -14,9 +14,9 @@ from keeper.discovery import Discovery
 from keeper.domain.chain import BlockHead
 from keeper.domain.position import Health, Holding, PositionKey
 from keeper.settings import Settings
-from keeper.store.accounts import Accounts
 from keeper.store.database import Database
-from keeper.text import address_text, amount_text, distance_bps, distance_text, health_text, usd_text
+from keeper.store.findings import Findings
+from keeper.text import address_text, amount_text, distance_bps, distance_text, health_text, position_text, usd_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ async def read_positions(settings: Settings, chain: ChainFile, on_progress: OnPr
         database = await Database.open(path, chain.chain_id, is_read_only=True) if path.exists() else None
         try:
             scanner, _ = make_scanner(settings, chain, rpc, None)
-            discovery = Discovery(rpc, Accounts(database) if database else None, is_read_only=True)
+            discovery = Discovery(rpc, Findings(database) if database else None, is_read_only=True)
             head = await fill_books(scanner, rpc, discovery, on_progress)
         finally:
             if database is not None:
@@ -64,8 +64,8 @@ async def read_positions(settings: Settings, chain: ChainFile, on_progress: OnPr
     for name, books in scanner.books.items():
         snapshot = scanner.snapshot(name)
         for position in books.book:
-            health = books.market.rules.health(position, snapshot, head.timestamp_s)
-            lines.append(Line(PositionKey(name, position.account), health))
+            health = books.market.rules.health(position, snapshot, head.moment)
+            lines.append(Line(PositionKey(name, position.id), health))
     lines.sort(key=lambda line: (line.health.health_factor_wad, -line.health.debt_base, line.key))
     return Listing(head, tuple(lines))
 
@@ -93,7 +93,7 @@ def as_table(listing: Listing) -> Table:
         style = "red" if health.is_liquidatable else "yellow" if (distance_bps(health) or 0) < 500 else ""
         table.add_row(
             Text(line.key.market),
-            address_text(line.key.account),
+            position_text(line.key),
             health_text(health.health_factor_wad),
             "now" if health.is_liquidatable else distance_text(health),
             _holdings(health.collateral, health.collateral_base),
@@ -114,6 +114,7 @@ def _object(line: Line) -> dict[str, Any]:
     return {
         "market": line.key.market,
         "account": address_text(line.key.account),
+        "part": f"0x{line.key.part.hex()}" if line.key.part else None,
         "health_factor_wad": str(health.health_factor_wad),
         "health_factor": health_text(health.health_factor_wad),
         "is_liquidatable": health.is_liquidatable,

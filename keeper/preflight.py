@@ -1,57 +1,37 @@
 """`keeper check`: one line per check, each with how to mend what it found."""
 
 import asyncio
-import json
 import os
 import socket
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import Final
 
-from rich.console import Console
-from rich.markup import escape
-
-from keeper.app import SystemClock, account_of, database_path, markets_of
+from keeper.app import SystemClock, account_of, database_path
 from keeper.chain.capability import NodeFacts, probe
 from keeper.chain.endpoint import nodes_of
 from keeper.chain.inventory import read_inventory
 from keeper.chain.rpc import Rpc
 from keeper.chain.view import ChainView, latest_head
 from keeper.chainfile import ChainFile
+from keeper.checks import Check, Status
 from keeper.domain.plan import Inventory
 from keeper.domain.ports import PriceAge, Snapshot
-from keeper.domain.units import Address
-from keeper.errors import ConfigurationError, ExitCode, KeeperError, StorageFailed, Transient, Unsafe
+from keeper.domain.units import Address, PositionId, TokenAmount
+from keeper.errors import ConfigurationError, KeeperError, StorageFailed, Transient, Unsafe
+from keeper.registry import markets_of
 from keeper.settings import Settings
 from keeper.store.database import Database
+from keeper.store.faults import Fault, StoreFailed
+from keeper.store.findings import Findings
 from keeper.text import address_text, amount_text
 
 MAX_PRICE_AGE_S: Final = 25 * 3600
 """A day, the longest heartbeat in use, and an hour."""
 MAX_SKEW_S: Final = 15
 NARROW_LOG_RANGE: Final = 500
-
-
-class Status(StrEnum):
-    """How a check ended."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One finding; `fix` is empty where there is nothing to mend."""
-
-    name: str
-    status: Status
-    finding: str
-    fix: str = ""
 
 
 async def preflight(settings: Settings, chain: ChainFile) -> tuple[Check, ...]:
@@ -76,26 +56,6 @@ async def preflight(settings: Settings, chain: ChainFile) -> tuple[Check, ...]:
         except Transient as error:
             checks.append(Check("chain", Status.FAIL, str(error), "see the endpoints above"))
     return tuple(checks)
-
-
-def exit_code(checks: tuple[Check, ...]) -> ExitCode:
-    """Return what the process should end with: warnings pass."""
-    return ExitCode.UNSAFE if any(each.status is Status.FAIL for each in checks) else ExitCode.DONE
-
-
-def as_json(checks: tuple[Check, ...]) -> str:
-    """Write the checks as a JSON document."""
-    return json.dumps({"ok": exit_code(checks) == ExitCode.DONE, "checks": [asdict(each) for each in checks]}, indent=2)
-
-
-def show(checks: tuple[Check, ...], console: Console) -> None:
-    """Print one line per check, and below it how to mend what is not ok."""
-    colours = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
-    for each in checks:
-        label = f"[{colours[each.status]}]{each.status.value:4}[/]"
-        console.print(f"{label}  {escape(each.name)}: {escape(each.finding)}", soft_wrap=True)
-        if each.fix:
-            console.print(f"      → {escape(each.fix)}", soft_wrap=True)
 
 
 @asynccontextmanager
@@ -181,8 +141,10 @@ async def _on_chain(settings: Settings, chain: ChainFile, rpc: Rpc, signer: Addr
         return checks
     reads = ChainView(rpc, multicall=chain.multicall).reads(head)
     snapshots: dict[str, Snapshot] = {}
+    known = await _known(settings, chain)
     for market in markets_of(chain):
         try:
+            market.reader.recall(known.get(market.place, ()))
             await market.reader.discover(reads)
             snapshots[market.name] = snapshot = await market.reader.snapshot(reads)
         except KeeperError as error:
@@ -192,10 +154,26 @@ async def _on_chain(settings: Settings, chain: ChainFile, rpc: Rpc, signer: Addr
         checks += _prices(market.name, snapshot, ages, head.timestamp_s)
     if signer is not None:
         inventory = await read_inventory(
-            reads, signer, [(token, each.spender) for each in snapshots.values() for token in each.inventory_tokens]
+            reads, signer, [payment for each in snapshots.values() for payment in each.payments]
         )
         checks += _funds(settings, chain, signer, inventory, snapshots)
     return checks
+
+
+async def _known(settings: Settings, chain: ChainFile) -> dict[str, list[PositionId]]:
+    """Return what a daemon has found in logs so far: some markets consist of nothing else."""
+    path = database_path(settings)
+    if not path.exists():
+        return {}
+    try:
+        database = await Database.open(path, chain.chain_id, is_read_only=True)
+    except StorageFailed:
+        return {}  # the check of the storage has said so
+    try:
+        findings = Findings(database)
+        return {each.place: list(await findings.load(each.place)) for each in markets_of(chain)}
+    finally:
+        await database.close()
 
 
 def _clock(skew_s: int, chain: ChainFile) -> Check:
@@ -213,7 +191,7 @@ def _clock(skew_s: int, chain: ChainFile) -> Check:
 def _prices(market: str, snapshot: Snapshot, ages: Sequence[PriceAge], now_s: int) -> list[Check]:
     """Judge one market's prices: each there, none too old, and the native coin's known."""
     name = f"market {market}"
-    checks = [Check(name, Status.OK, f"{len(ages)} reserves, pool {address_text(snapshot.spender)}")]
+    checks = [Check(name, Status.OK, f"{len(ages)} prices, {len(snapshot.payments)} ways to pay")]
     unpriced = [each.token.symbol for each in ages if each.price_base is None]
     old = [each for each in ages if each.updated_s is not None and now_s - each.updated_s > MAX_PRICE_AGE_S]
     if unpriced:
@@ -248,18 +226,22 @@ def _funds(
     ]
     held, allowed = [], []
     for name, snapshot in snapshots.items():
-        for address, token in snapshot.inventory_tokens.items():
-            amount = inventory.balances.get(address, 0)
-            if amount:
+        for payment in snapshot.payments:
+            token = payment.token
+            amount = inventory.balances.get(token.address, 0)
+            if amount and not payment.is_native:
                 held.append(f"{amount_text(amount, token.decimals)} {token.symbol}")
-            if inventory.allowances.get((address, snapshot.spender), 0):
+            way = (token.address, payment.spender or token.address)
+            if inventory.allowances.get(way, TokenAmount(0)):
                 allowed.append(f"{token.symbol} to {name}")
     if held:
         checks.append(Check("inventory", Status.OK, ", ".join(sorted(set(held)))))
     else:
         fix = f"send tokens that borrowers owe to {address_text(signer)}"
         checks.append(Check("inventory", Status.WARN, "nothing to repay debts with", fix))
-    checks.append(Check("allowances", Status.OK, ", ".join(allowed) or "none yet; each is set when first needed"))
+    checks.append(
+        Check("allowances", Status.OK, ", ".join(dict.fromkeys(allowed)) or "none yet; each is set when first needed")
+    )
     return checks
 
 
@@ -281,7 +263,8 @@ async def _storage(settings: Settings, chain: ChainFile) -> list[Check]:
             database = await Database.open(path, chain.chain_id, is_read_only=True)
             await database.close()
         except StorageFailed as error:
-            checks.append(Check("database", Status.FAIL, str(error)))
+            is_old = isinstance(error, StoreFailed) and error.fault is Fault.OUTDATED
+            checks.append(Check("database", Status.WARN if is_old else Status.FAIL, str(error)))
     return checks
 
 

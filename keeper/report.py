@@ -9,15 +9,14 @@ from keeper.discovery import BEHIND_HEAD, Discovery
 from keeper.domain.chain import BlockHead
 from keeper.domain.fixed import div_up
 from keeper.domain.outcome import Decision, Reason, Result
-from keeper.domain.plan import DecisionRecord, Outcome
-from keeper.domain.position import PositionKey
+from keeper.domain.plan import DecisionRecord, Outcome, Payment
+from keeper.domain.position import Action, PositionKey
 from keeper.domain.units import BASE_UNIT, Address, Base, Wei
 from keeper.errors import Invalid, Stale
 from keeper.execution.shadow import Score
 from keeper.observe.events import Event, emit
 from keeper.observe.health import Health
 from keeper.observe.metrics import Metrics
-from keeper.observe.witness import Witness
 from keeper.scanner import MarketPass, Pass
 from keeper.store.decisions import Decisions
 from keeper.store.faults import StoreFailed
@@ -44,34 +43,6 @@ class Account:
     profit_base: int = 0
     gas_wei: int = 0
     results: dict[Result, int] = field(default_factory=dict)
-
-
-class Attendant(Witness):
-    """A witness that also counts requests, and tells health of the nonce lane and of a journal that fails."""
-
-    def __init__(self, metrics: Metrics, health: Health) -> None:
-        super().__init__(metrics)
-        self._health = health
-        self._mined_nonce = -1
-        self.requests_made = 0
-
-    def event(self, name: str, /, **fields: object) -> None:
-        """Log an event; where the sender cannot write its journal, nothing can be sent."""
-        super().event(name, **fields)
-        if name in {Event.STORAGE_ERROR, Event.STORAGE_FULL, Event.STORAGE_RECOVERED}:
-            self._health.storage(is_ok=name == Event.STORAGE_RECOVERED)
-
-    def request(self, *, node: str, method: str, result: str, seconds: float, requests: int) -> None:
-        """Count one exchange with a node."""
-        self.requests_made += 1
-        super().request(node=node, method=method, result=result, seconds=seconds, requests=requests)
-
-    def lane(self, *, mined_nonce: int, next_nonce: int, in_flight: int, gap: int) -> None:
-        """Take the nonce lane's numbers."""
-        is_moving = mined_nonce != self._mined_nonce
-        self._mined_nonce = mined_nonce
-        self._health.nonce(is_stuck=(in_flight > 0 and not is_moving) or gap > 0)
-        super().lane(mined_nonce=mined_nonce, next_nonce=next_nonce, in_flight=in_flight, gap=gap)
 
 
 class Reporter:
@@ -104,7 +75,7 @@ class Reporter:
         self._standing: dict[PositionKey, tuple[Decision, Reason | None]] = {}
         self._liquidatable: set[PositionKey] = set()
         self._mismatched: set[PositionKey] = set()
-        self._layouts: dict[str, tuple[Address, frozenset[Address]]] = {}
+        self._layouts: dict[str, tuple[frozenset[Address], tuple[Payment, ...]]] = {}
         self._is_low = False
         self._heads = 0
         self._requests_before = 0
@@ -127,7 +98,7 @@ class Reporter:
         self._funds(done)
         self._crossings(done)
         self._head_line(done)
-        waiting = len(done.planned.batch.plans) if done.planned.batch else 0
+        waiting = sum(each.key in done.candidates for each in done.planned.batch.plans) if done.planned.batch else 0
         self._sheets.append(_Sheet(done.head.number, list(done.planned.decisions), waiting))
         for record in done.planned.decisions:
             self._decision(record)
@@ -149,8 +120,7 @@ class Reporter:
         for outcome in outcomes:
             self.account.results[outcome.result] = self.account.results.get(outcome.result, 0) + 1
             self.account.gas_wei += outcome.gas_cost_wei
-            won = outcome.result is Result.WON
-            emit(Event.LIQUIDATION_WON if won else Event.LIQUIDATION_LOST, **self._outcome_fields(outcome))
+            emit(_ending(outcome), **self._outcome_fields(outcome))
 
     def failed(self, head: BlockHead, error: Exception) -> None:
         """Take a pass or a submission that could not be finished."""
@@ -181,31 +151,30 @@ class Reporter:
         wrong = len(market.mismatches)
         self._metrics.parity_checks.at(result="ok").inc(market.parity_checked - wrong)
         self._metrics.parity_checks.at(result="mismatch").inc(wrong)
-        layout = (market.snapshot.spender, frozenset(market.snapshot.inventory_tokens))
+        layout = market.snapshot.targets, tuple(market.snapshot.payments)
         if self._layouts.get(name) != layout:
             self._layouts[name] = layout
             self._on_layout()
         if market.parity_checked and not wrong:
             emit(Event.INDEX_AUDIT_OK, market=name, accounts=market.parity_checked, block=head.number)
-        differing = {PositionKey(name, each.account) for each in market.mismatches}
+        differing = {PositionKey(name, each.id) for each in market.mismatches}
         told, self._mismatched = self._mismatched, {key for key in self._mismatched if key.market != name} | differing
         for each in market.mismatches:
-            if PositionKey(name, each.account) in told:
+            if (key := PositionKey(name, each.id)) in told:
                 continue
             emit(
                 Event.INDEX_AUDIT_MISMATCH,
-                market=name,
-                account=each.account,
+                **_named(key),
                 block=head.number,
                 local_health_factor_wad=each.local.health_factor_wad,
                 chain_health_factor_wad=each.chain.health_factor_wad if each.chain else None,
                 local_debt_base=each.local.debt_base,
                 chain_debt_base=each.chain.debt_base if each.chain else None,
             )
-        for account in sorted(market.restored):
-            emit(Event.POSITION_RESTORED, market=name, account=account, block=head.number)
-        for account in market.impossible:
-            emit(Event.POSITION_QUARANTINED, market=name, account=account, block=head.number)
+        for restored in sorted(market.restored):
+            emit(Event.POSITION_RESTORED, **_named(PositionKey(name, restored)), block=head.number)
+        for impossible in market.impossible:
+            emit(Event.POSITION_QUARANTINED, **_named(PositionKey(name, impossible)), block=head.number)
 
     def _funds(self, done: Pass) -> None:
         if done.inventory is None:
@@ -226,8 +195,7 @@ class Reporter:
             health = done.candidates[key].assessment.health
             emit(
                 Event.POSITION_LIQUIDATABLE,
-                market=key.market,
-                account=key.account,
+                **_named(key),
                 block=done.head.number,
                 health_factor_wad=health.health_factor_wad,
                 debt_base=health.debt_base,
@@ -235,7 +203,7 @@ class Reporter:
             )
         gone = {key for key in self._liquidatable - now if key.market in valued}
         for key in sorted(gone):
-            emit(Event.POSITION_RECOVERED, market=key.market, account=key.account, block=done.head.number)
+            emit(Event.POSITION_RECOVERED, **_named(key), block=done.head.number)
             self._standing.pop(key, None)
         self._liquidatable = (self._liquidatable | now) - gone
 
@@ -259,7 +227,7 @@ class Reporter:
             plans=len(done.planned.batch.plans) if done.planned.batch else 0,
             skipped=decisions,
             touched=sum(each.touched for each in done.markets),
-            new_accounts=sum(len(each.new_accounts) for each in done.markets),
+            new_accounts=sum(len(each.new_positions) for each in done.markets),
             blocks=len(done.extension.new),
             orphaned=len(done.extension.orphaned),
             quarantined=done.quarantined,
@@ -279,8 +247,7 @@ class Reporter:
         if record.key in self._liquidatable:  # a verdict may come when the position has recovered
             self._standing[record.key] = standing
         fields = {
-            "market": record.key.market,
-            "account": record.key.account,
+            **_named(record.key),
             "block": record.block,
             "plan_id": record.plan_id,
             "health_factor": health_text(record.health_factor_wad),
@@ -296,8 +263,7 @@ class Reporter:
     def _outcome_fields(self, outcome: Outcome) -> dict[str, object]:
         fields: dict[str, object] = {
             "plan_id": outcome.plan_id,
-            "market": outcome.key.market,
-            "account": outcome.key.account,
+            **_named(outcome.key),
             "block": outcome.block,
             "tx_hash": outcome.tx_hash,
             "result": outcome.result.value,
@@ -306,12 +272,15 @@ class Reporter:
             "gas_cost_wei": outcome.gas_cost_wei,
         }
         what, real = outcome.opportunity, outcome.realised
+        if what is not None and what.action is not Action.LIQUIDATE:
+            fields["action"] = what.action.value
         if what is None or real is None:
             return fields
         profit = realised_base(outcome)
-        self.account.won += 1
-        self.account.profit_base += profit
-        self._metrics.profit_usd.inc(profit / BASE_UNIT)
+        if what.action is Action.LIQUIDATE:
+            self.account.won += 1
+            self.account.profit_base += profit
+            self._metrics.profit_usd.inc(profit / BASE_UNIT)
         return fields | {
             "repay_token": what.repay.address,
             "repaid": f"{amount_text(real.repaid_amount, what.repay.decimals)} {what.repay.symbol}",
@@ -331,7 +300,7 @@ class Reporter:
         self._heads += 1
         behind = self._ancestor(done.head.number - BEHIND_HEAD)
         for market in done.markets:
-            self._discovery.note(market.market, market.new_accounts, done.head)
+            self._discovery.note(market.market, market.new_positions, done.head)
         is_due = self._heads % _FLUSH_EVERY == 0 or not self._is_storing()
 
         async def work() -> None:
@@ -369,6 +338,13 @@ class Reporter:
             self._decisions.record(sheet.head, sheet.records)
 
 
+def _ending(outcome: Outcome) -> Event:
+    won = outcome.result is Result.WON
+    if outcome.opportunity is not None and outcome.opportunity.action is not Action.LIQUIDATE:
+        return Event.STEP_DONE if won else Event.STEP_FAILED
+    return Event.LIQUIDATION_WON if won else Event.LIQUIDATION_LOST
+
+
 def realised_base(outcome: Outcome) -> Base:
     """Value what an outcome realised at the plan's prices, before gas.
 
@@ -381,14 +357,19 @@ def realised_base(outcome: Outcome) -> Base:
     return Base(seized - div_up(what.repay_base * real.repaid_amount, what.repay_amount))
 
 
+def _named(key: PositionKey) -> dict[str, object]:
+    """Return the fields that name a position in a log line."""
+    named: dict[str, object] = {"market": key.market, "account": key.account}
+    return named | {"part": key.part} if key.part else named
+
+
 def scored(score: Score) -> None:
     """Tell what the chain did with a plan that was not sent."""
     emit(
         Event.SHADOW_SCORED,
         plan_id=score.plan_id,
         rank=score.rank.value,
-        market=score.key.market,
-        account=score.key.account,
+        **_named(score.key),
         waited_blocks=score.waited_blocks,
         rival=score.rival,
         profit_base=score.profit_base,

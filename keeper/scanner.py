@@ -1,11 +1,11 @@
 """One pass at one head: learn what was touched, read it pinned to the block, value everything, decide.
 
-The scanner owns the desks and the limits. Work that fails half-way loses nothing: accounts that a block touched stay
+The scanner owns the desks and the limits. Work that fails half-way loses nothing: positions that a block touched stay
 on the list until a pass has read them again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,11 +16,11 @@ from keeper.domain.outcome import Reason
 from keeper.domain.plan import DecisionRecord, Inventory, Outcome
 from keeper.domain.ports import Clock, Market, Snapshot, Taken
 from keeper.domain.position import PositionKey
-from keeper.domain.units import Address
+from keeper.domain.units import PositionId
 from keeper.engine.desk import Desk, Reading
 from keeper.engine.limits import Limits
 from keeper.engine.parity import Mismatch, sample
-from keeper.engine.plan import Planned, Policy, plan, skip
+from keeper.engine.plan import Chore, Planned, Policy, plan, skip
 from keeper.engine.scan import Candidate, MarketBook, Scan
 from keeper.errors import Invalid
 
@@ -52,7 +52,7 @@ class Chain(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ParityPolicy:
-    """Every how many heads (0: never) how many accounts of each market are compared with the chain."""
+    """Every how many heads (0: never) how many positions of each market are compared with the chain."""
 
     every_heads: int
     size: int
@@ -66,12 +66,12 @@ class MarketPass:
     snapshot: Snapshot
     scan: Scan
     touched: int
-    new_accounts: frozenset[Address]
+    new_positions: frozenset[PositionId]
     is_rediscovered: bool
     parity_checked: int
     mismatches: tuple[Mismatch, ...]
-    restored: frozenset[Address]
-    impossible: tuple[Address, ...]
+    restored: frozenset[PositionId]
+    impossible: tuple[PositionId, ...]
     taken: tuple[Taken, ...]
 
 
@@ -93,8 +93,8 @@ class Pass:
     stages_s: Mapping[str, float]
 
 
-Census = Callable[[Market, BlockHead], Awaitable[Iterable[Address]]]
-"""Finds every account that may hold a position in a market, up to a head, whatever was known before."""
+Census = Callable[[Market, BlockHead], Awaitable[Collection[PositionId]]]
+"""Finds everything that a market's discovery logs name, up to a head, whatever was known before."""
 
 
 class Scanner:
@@ -145,18 +145,20 @@ class Scanner:
         )
 
     async def discover(self, head: BlockHead) -> None:
-        """Find every market's contracts, once, before the first account is loaded."""
+        """Find every market's contracts, once, before the first position is loaded."""
         reads = self._chain.reads(head)
         await asyncio.gather(*(desk.reader.discover(reads) for desk in self._desks.values()))
 
-    async def load(self, head: BlockHead, accounts: Mapping[str, Sequence[Address]], *, chunk: int = 500) -> None:
-        """Read accounts that are known from before, all at one head; the first pass goes on from there.
+    async def load(self, head: BlockHead, named: Mapping[str, Sequence[PositionId]], *, chunk: int = 500) -> None:
+        """Read positions that are known from before, all at one head; the first pass goes on from there.
 
-        A market or an account that says what no contract could is read again by the passes.
+        A market or a position that says what no contract could is read again by the passes.
         """
         reads = self._chain.reads(head)
         for name, desk in self._desks.items():
-            known = accounts.get(name, ())
+            known = named.get(name, ())
+            desk.reader.recall(known)
+            await desk.reader.discover(reads)  # of what was recalled
             try:
                 desk.snapshot = await desk.reader.snapshot(reads)
             except Invalid:
@@ -174,8 +176,9 @@ class Scanner:
         if desk is None:  # the operator has taken the market out while a plan for it was in flight
             self.limits.release(outcome.key)
             return
-        self.limits.settle(outcome, desk.books.book.position(outcome.key.account))
-        desk.pending.add(outcome.key.account)
+        self.limits.settle(outcome, desk.books.book.position(outcome.key.id))
+        if outcome.key.id in desk.books.book:
+            desk.pending.add(outcome.key.id)
 
     async def make_pass(self, head: BlockHead) -> Pass:
         """Bring the books to the head and decide every position that can be liquidated.
@@ -216,7 +219,7 @@ class Scanner:
             },
         )
 
-    async def _known_anew(self, extension: Extension) -> Mapping[str, Iterable[Address]]:
+    async def _known_anew(self, extension: Extension) -> Mapping[str, Collection[PositionId]]:
         """Ask who there is where blocks were replaced that nobody has looked into."""
         if not extension.is_rebuild or self._census is None:
             return dict.fromkeys(self._desks, ())
@@ -235,11 +238,11 @@ class Scanner:
         return readings, {name: str(each) for name, each in named.items() if isinstance(each, Invalid)}, inventory
 
     async def _read_market(self, desk: Desk, reads: BalanceReads, turn: int | None) -> Reading | Invalid:
-        """Read one market; an impossible value in it stops neither the others nor, if it is an account's, this one.
+        """Read one market; an impossible value in it stops neither the others nor, if it is a position's, this one.
 
         New contracts of a market may have moved balances in blocks whose logs were asked without knowing of them.
         """
-        is_rediscovered, everybody = desk.is_stale, desk.books.book.accounts
+        is_rediscovered, everybody = desk.is_stale, desk.books.book.positions
         chosen = () if turn is None else sample(list(everybody), turn, self._parity.size)
         compare = sorted(desk.quarantined.union(chosen))
         wanted = (desk.pending | desk.quarantined) - desk.impossible
@@ -263,21 +266,18 @@ class Scanner:
     async def _read_inventory(self, reads: BalanceReads) -> Inventory | None:
         if self._policy.signer is None:
             return None
-        pairs = [
-            (token, desk.snapshot.spender)
-            for desk in self._desks.values()
-            if desk.snapshot is not None
-            for token in desk.snapshot.inventory_tokens
-        ]
-        return await read_inventory(reads, self._policy.signer, pairs)
+        known = [desk.snapshot for desk in self._desks.values() if desk.snapshot is not None]
+        payments = [each for snapshot in known for each in snapshot.payments]
+        proceeds = [each for snapshot in known for each in snapshot.proceeds]
+        return await read_inventory(reads, self._policy.signer, payments, proceeds)
 
     def _scan(self, head: BlockHead, readings: Mapping[str, Reading]) -> tuple[tuple[MarketPass, ...], list[Candidate]]:
         markets: list[MarketPass] = []
         candidates: list[Candidate] = []
         for name, reading in readings.items():
             desk = self._desks[name]
-            filed = desk.file(reading, head.timestamp_s)
-            scan = desk.scan(head.timestamp_s + self._landing_s)
+            filed = desk.file(reading)
+            scan = desk.scan(head.landing(self._landing_s))
             candidates += scan.candidates
             markets.append(
                 MarketPass(
@@ -285,7 +285,7 @@ class Scanner:
                     snapshot=reading.snapshot,
                     scan=scan,
                     touched=filed.touched,
-                    new_accounts=filed.new_accounts,
+                    new_positions=filed.new_positions,
                     is_rediscovered=reading.is_rediscovered,
                     parity_checked=len(reading.compared),
                     mismatches=filed.mismatches,
@@ -308,23 +308,36 @@ class Scanner:
         held: list[DecisionRecord] = []
         for candidate in candidates:
             desk = self._desks[candidate.market.name]
-            account = candidate.position.account
-            if desk.is_trusted(account, readings[candidate.market.name].compared):
+            key = candidate.key.id
+            if desk.is_trusted(key, readings[candidate.market.name].compared):
                 allowed.append(candidate)
             else:
-                why = "it cannot be read" if account in desk.impossible else "local and chain health differ"
+                why = "it cannot be read" if key in desk.impossible else "local and chain health differ"
                 held.append(skip(head, candidate, Reason.QUARANTINED, why))
         self.limits.sweep(head.number, {each.key for each in candidates})
-        planned = plan(head, allowed, inventory, self.limits, self._policy)
+        chores = self._chores(head, readings, inventory)
+        planned = plan(head, allowed, inventory, self.limits, self._policy, chores=chores)
         for each in planned.batch.plans if planned.batch else ():
             self.limits.lock(each.key, each.id)
         return Planned((*held, *planned.decisions), planned.batch)
 
+    def _chores(self, head: BlockHead, readings: Mapping[str, Reading], inventory: Inventory | None) -> list[Chore]:
+        """Find what earlier liquidations left to be done."""
+        owner = self._policy.signer
+        if inventory is None or owner is None:
+            return []
+        at, chores = head.landing(self._landing_s), []
+        for name, reading in readings.items():
+            market = self._desks[name].books.market
+            steps = market.rules.settlements(owner, inventory.balances, reading.snapshot, at)
+            chores += [Chore(market, reading.snapshot, each) for each in steps]
+        return chores
+
 
 async def _positions(
-    desk: Desk, reads: BalanceReads, wanted: Sequence[Address]
-) -> tuple[list[Any], frozenset[Address]]:
-    """Read accounts together, and each alone where one of them holds what no contract could; name those that do."""
+    desk: Desk, reads: BalanceReads, wanted: Sequence[PositionId]
+) -> tuple[list[Any], frozenset[PositionId]]:
+    """Read positions together, and each alone where one of them holds what no contract could; name those that do."""
     try:
         return list(await desk.reader.positions(reads, wanted)), frozenset()
     except Invalid:
@@ -332,18 +345,18 @@ async def _positions(
 
 
 async def _each_alone(
-    desk: Desk, reads: BalanceReads, wanted: Sequence[Address]
-) -> tuple[list[Any], frozenset[Address]]:
-    """Read accounts so that an impossible one spoils no other; they still share their requests."""
+    desk: Desk, reads: BalanceReads, wanted: Sequence[PositionId]
+) -> tuple[list[Any], frozenset[PositionId]]:
+    """Read positions so that an impossible one spoils no other; they still share their requests."""
 
-    async def alone(account: Address) -> list[Any] | None:
+    async def alone(key: PositionId) -> list[Any] | None:
         try:
-            return list(await desk.reader.positions(reads, [account]))
+            return list(await desk.reader.positions(reads, [key]))
         except Invalid:
             return None
 
     found = await _all_of(*(alone(each) for each in wanted))
-    refused = (account for account, positions in zip(wanted, found, strict=True) if positions is None)
+    refused = (key for key, positions in zip(wanted, found, strict=True) if positions is None)
     return [each for positions in found if positions for each in positions], frozenset(refused)
 
 

@@ -163,12 +163,17 @@ class Settings(BaseSettings):
     parity_every_heads: Annotated[int, BeforeValidator(Whole(0, 1_000_000))] = _setting(
         "5", "Compare own results with the protocol's own view every so many blocks; 0: never"
     )
-    parity_sample: Annotated[int, BeforeValidator(Whole(1, 10_000))] = _setting("10", "Accounts to compare each time")
+    parity_sample: Annotated[int, BeforeValidator(Whole(1, 10_000))] = _setting("10", "Positions to compare each time")
     max_head_age_s: Annotated[int, BeforeValidator(Whole(1, 86_400))] = _setting(
         "60", "Age of the newest block beyond which `/readyz` says no"
     )
     low_balance_wei: Annotated[Wei, BeforeValidator(Scaled(9, "0", "1000000000000"))] = _setting(
         "10000000", "Warn below this native balance, in gwei (1000000000 are one whole coin)", alias="low_balance_gwei"
+    )
+    max_value_wei: Annotated[Wei, BeforeValidator(Scaled(9, "0", "1000000000000"))] = _setting(
+        "5000000000",
+        "Most native currency that one transaction may carry, in gwei, where a debt is owed in it; 0: none",
+        alias="max_value_gwei",
     )
     drain_timeout_s: Annotated[int, BeforeValidator(Whole(0, 600))] = _setting(
         "8", "Time that open transactions are given at a stop"

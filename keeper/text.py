@@ -2,7 +2,7 @@
 
 from eth_utils.address import to_checksum_address
 
-from keeper.domain.position import Health
+from keeper.domain.position import Health, PositionKey
 from keeper.domain.units import BASE_UNIT, MAX_UINT256, WAD, Address
 
 _HUNDREDTHS = 10_000
@@ -11,6 +11,12 @@ _HUNDREDTHS = 10_000
 def address_text(address: Address) -> str:
     """Write an address with its checksum."""
     return str(to_checksum_address(address))
+
+
+def position_text(key: PositionKey) -> str:
+    """Write whose position it is, and the beginning of what tells it from others of the account."""
+    part = f" 0x{key.part.hex()[:8]}…" if key.part else ""
+    return f"{address_text(key.account)}{part}"
 
 
 def amount_text(amount: int, decimals: int, places: int = 6) -> str:

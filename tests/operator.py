@@ -7,7 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from keeper.demo import chain_text, free_port
+from keeper.demo import free_port
+from keeper.devnet.chain_file import chain_text
 from keeper.devnet.devnet import Devnet
 from keeper.devnet.process import keeper_environment
 from keeper.domain.units import Wei
@@ -72,7 +73,7 @@ async def prepare(devnet: Devnet, folder: Path, *, is_funded: bool = True) -> Op
 def write_files(devnet: Devnet, folder: Path) -> Operator:
     """Write the chain file and a key that nobody has used."""
     chain_file, key_file = folder / "local.toml", folder / "key"
-    chain_file.write_text(chain_text({f"aave-v{name}": market for name, market in devnet.markets.items()}))
+    chain_file.write_text(chain_text(devnet))
     key = secrets.token_hex(32)
     key_file.touch(mode=0o600)
     key_file.write_text(key)

@@ -6,15 +6,29 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from keeper.chain.ancestry import BlockRange, Extension
-from keeper.domain.chain import BlockHead, Call, Log, LogFilter, ViewCall, ViewResult
+from keeper.domain.chain import BlockHead, Call, Log, LogFilter, Moment, ViewCall, ViewResult
 from keeper.domain.outcome import Reason
-from keeper.domain.plan import Realised
+from keeper.domain.plan import Payment, Realised
 from keeper.domain.ports import Market, PriceAge, Reads, Taken, Touched
-from keeper.domain.position import Assessment, Health, Holding, Opportunity, PositionKey, Row, Token, Weight
-from keeper.domain.units import MAX_UINT256, WAD, Address, Base, BlockHash, Column, TokenAmount, TxHash, Wad, Wei
+from keeper.domain.position import Action, Assessment, Health, Holding, Opportunity, PositionKey, Row, Token, Weight
+from keeper.domain.units import (
+    MAX_UINT256,
+    WAD,
+    ZERO_ADDRESS,
+    Address,
+    Base,
+    BlockHash,
+    Column,
+    PositionId,
+    TokenAmount,
+    TxHash,
+    Wad,
+    Wei,
+)
 from keeper.errors import Invalid, KeeperError, Stale
 
 GOLD = Token(Address(b"\x01" * 20), "GOLD", 0)
+RECEIPT = Token(Address(b"\x03" * 20), "RECEIPT", 0)
 CASH = Token(Address(b"\x02" * 20), "CASH", 0)
 POOL = Address(b"\x0f" * 20)
 COLLATERAL, DEBT = Column(0), Column(1)
@@ -41,16 +55,21 @@ def block_hash(number: int, fork: int = 0) -> BlockHash:
     return BlockHash(fork.to_bytes(8, "big") + number.to_bytes(24, "big"))
 
 
-def account(number: int) -> Address:
-    """Return an account by its number."""
+def address(number: int) -> Address:
+    """Return an address by its number."""
     return Address(number.to_bytes(20, "big"))
+
+
+def account(number: int) -> PositionId:
+    """Return an account's only position by the account's number."""
+    return PositionId(address(number))
 
 
 @dataclass(frozen=True, slots=True)
 class ToyPosition:
     """Whole units of gold and cash."""
 
-    account: Address
+    id: PositionId
     gold: int
     cash: int
 
@@ -68,8 +87,9 @@ class ToySnapshot:
     price_base: int = 100 * 10**8
     native_price_base: Base | None = Base(1_000 * 10**8)
     blocked: Reason | None = None
-    spender: Address = POOL
-    inventory_tokens: Mapping[Address, Token] = field(default_factory=lambda: {CASH.address: CASH})
+    payments: tuple[Payment, ...] = (Payment(CASH, POOL),)
+    proceeds: tuple[Token, ...] = ()
+    targets: frozenset[Address] = frozenset({POOL})
     gold_column: Column = COLLATERAL
 
     def value_base(self, token: Address, amount: TokenAmount) -> Base | None:
@@ -90,17 +110,17 @@ class ToyRules:
         """Return gold and cash."""
         return ((snapshot.gold_column, position.gold), (DEBT, position.cash))
 
-    def weights(self, snapshot: ToySnapshot, columns: Set[Column], at_s: int) -> Mapping[Column, Weight]:
+    def weights(self, snapshot: ToySnapshot, columns: Set[Column], at: Moment) -> Mapping[Column, Weight]:
         """Return exact weights: nothing is rounded here."""
-        del columns, at_s
+        del columns, at
         return {
             snapshot.gold_column: Weight(snapshot.price_base * THRESHOLD_BPS, 10_000, 1),
             DEBT: Weight(-(10**8), 1, 1),
         }
 
-    def health(self, position: ToyPosition, snapshot: ToySnapshot, at_s: int) -> Health:
+    def health(self, position: ToyPosition, snapshot: ToySnapshot, at: Moment) -> Health:
         """Value a position."""
-        del at_s
+        del at
         collateral, debt = position.gold * snapshot.price_base, position.cash * 10**8
         factor = collateral * THRESHOLD_BPS * WAD // (10_000 * debt) if debt else MAX_UINT256
         return Health(
@@ -113,23 +133,23 @@ class ToyRules:
         )
 
     def assess(
-        self, position: ToyPosition, snapshot: ToySnapshot, at_s: int, budget: Mapping[Address, TokenAmount] | None
+        self, position: ToyPosition, snapshot: ToySnapshot, at: Moment, budget: Mapping[Address, TokenAmount] | None
     ) -> Assessment:
         """Repay half of the debt, or what the budget allows."""
-        health = self.health(position, snapshot, at_s)
+        health = self.health(position, snapshot, at)
         if not health.is_liquidatable or snapshot.blocked is not None:
             return Assessment(health, (), snapshot.blocked)
         repay = position.cash // 2 if budget is None else min(position.cash // 2, budget.get(CASH.address, 0))
         seized = min(position.gold, repay * 10**8 * BONUS_BPS // (10_000 * snapshot.price_base))
         if not repay or not seized:
             return Assessment(health, (), Reason.DUST_RULE if seized else None)
-        return Assessment(health, (self._opportunity(position, snapshot, at_s, repay, seized),), None)
+        return Assessment(health, (self._opportunity(position, snapshot, at, repay, seized),), None)
 
     def _opportunity(
-        self, position: ToyPosition, snapshot: ToySnapshot, at_s: int, repay: int, seized: int
+        self, position: ToyPosition, snapshot: ToySnapshot, at: Moment, repay: int, seized: int
     ) -> Opportunity:
         return Opportunity(
-            key=PositionKey(self._market, position.account),
+            key=PositionKey(self._market, position.id),
             repay=CASH,
             repay_amount=TokenAmount(repay),
             repay_limit=TokenAmount(repay),
@@ -139,8 +159,33 @@ class ToyRules:
             seized_base=Base(seized * snapshot.price_base),
             protocol_fee_amount=TokenAmount(0),
             spender=POOL,
-            at_s=at_s,
+            target=POOL,
+            at=at,
         )
+
+    def settlements(
+        self, owner: Address, held: Mapping[Address, TokenAmount], snapshot: ToySnapshot, at: Moment, /
+    ) -> Sequence[Opportunity]:
+        """Turn all receipts into gold, where liquidations bring any."""
+        amount = held.get(RECEIPT.address, TokenAmount(0))
+        if RECEIPT not in snapshot.proceeds or not amount:
+            return ()
+        step = Opportunity(
+            key=PositionKey(self._market, PositionId(owner + RECEIPT.address)),
+            repay=RECEIPT,
+            repay_amount=amount,
+            repay_limit=amount,
+            repay_base=Base(0),
+            seize=GOLD,
+            seized_amount=amount,
+            seized_base=Base(amount * snapshot.price_base),
+            protocol_fee_amount=TokenAmount(0),
+            spender=None,
+            target=RECEIPT.address,
+            at=at,
+            action=Action.SETTLE,
+        )
+        return (step,)
 
 
 class ToyCalls:
@@ -148,10 +193,11 @@ class ToyCalls:
 
     GAS_ESTIMATE = 100_000
     SELECTORS = frozenset({b"toy!"})
+    PAYABLE: frozenset[bytes] = frozenset()
 
     def liquidation(self, opportunity: Opportunity) -> Call:
         """Return a call that names the account."""
-        return Call(opportunity.spender, opportunity.key.account)
+        return Call(opportunity.target, opportunity.key.account)
 
     def decode_revert(self, data: bytes) -> tuple[Reason, str]:
         """Return what the data says."""
@@ -163,26 +209,33 @@ class ToyReader:
     """Serve positions and a price from memory; a log's first topic marks it as ours, its data is the account."""
 
     market: str = "toy"
-    state: dict[Address, ToyPosition] = field(default_factory=dict)
+    state: dict[PositionId, ToyPosition] = field(default_factory=dict)
     price_base: int = 100 * 10**8
     blocked: Reason | None = None
     chain_error_base: int = 0
     discovered: int = 0
+    recalled: set[PositionId] = field(default_factory=set)
+    known_at_discovery: list[frozenset[PositionId]] = field(default_factory=list)
     discovery_filter: LogFilter = LogFilter(frozenset({POOL}), frozenset({b"\x01" * 32}))
     head_filter: LogFilter = LogFilter(frozenset({POOL}), frozenset({b"\x01" * 32}))
+
+    def recall(self, known: Iterable[PositionId]) -> None:
+        """Remember what was named."""
+        self.recalled.update(known)
 
     async def discover(self, reads: Reads) -> None:
         """Count discoveries."""
         del reads
         self.discovered += 1
+        self.known_at_discovery.append(frozenset(self.recalled))
 
-    def accounts(self, logs: Iterable[Log]) -> frozenset[Address]:
+    def named(self, logs: Iterable[Log]) -> frozenset[PositionId]:
         """Return the accounts that logs name."""
-        return frozenset(Address(log.data) for log in logs)
+        return frozenset(PositionId(log.data) for log in logs)
 
     def touched(self, logs: Iterable[Log]) -> Touched:
         """Return the accounts that logs name."""
-        return Touched(self.accounts(logs), is_market_changed=False)
+        return Touched(self.named(logs), is_market_changed=False)
 
     def liquidations(self, logs: Iterable[Log]) -> Sequence[Taken]:
         """Return none: the toy emits no events."""
@@ -193,15 +246,15 @@ class ToyReader:
         """Return the price at the head."""
         return ToySnapshot(reads.head, self.price_base, blocked=self.blocked)
 
-    async def positions(self, reads: Reads, accounts: Sequence[Address]) -> Sequence[ToyPosition]:
+    async def positions(self, reads: Reads, ids: Sequence[PositionId]) -> Sequence[ToyPosition]:
         """Return positions from memory."""
         del reads
-        return [self.state.get(each, ToyPosition(each, 0, 0)) for each in accounts]
+        return [self.state.get(each, ToyPosition(each, 0, 0)) for each in ids]
 
-    async def chain_health(self, reads: Reads, accounts: Sequence[Address]) -> Sequence[Health | None]:
+    async def chain_health(self, reads: Reads, ids: Sequence[PositionId]) -> Sequence[Health | None]:
         """Return the same arithmetic, off by `chain_error_base` where a test wants a mismatch."""
         rules, snapshot = ToyRules(), await self.snapshot(reads)
-        healths = [rules.health(self.state[each], snapshot, reads.head.timestamp_s) for each in accounts]
+        healths = [rules.health(self.state[each], snapshot, reads.head.moment) for each in ids]
         return [replace(each, debt_base=Base(each.debt_base + self.chain_error_base)) for each in healths]
 
     async def price_ages(self, reads: Reads) -> Sequence[PriceAge]:
@@ -231,7 +284,7 @@ class ToyBlock:
 
     head: BlockHead
     logs: tuple[Log, ...]
-    state: Mapping[Address, ToyPosition]
+    state: Mapping[PositionId, ToyPosition]
     price_base: int
     contracts: frozenset[Address]
     gold_column: Column
@@ -262,7 +315,7 @@ class ToyChain:
         self,
         *changed: ToyPosition,
         price_base: int | None = None,
-        taken: Iterable[Address] = (),
+        taken: Iterable[PositionId] = (),
         at: Address = POOL,
         annex: bool = False,
         gold_column: Column | None = None,
@@ -271,7 +324,8 @@ class ToyChain:
         before = self.blocks[-1]
         forked, below = self._forks, int.from_bytes(before.head.hash[:8], "big")
         new = head(before.head.number + 1, fork=forked, parent_fork=below)
-        emitted = [(at, BORROWED if _borrows(before.state, each) else MOVED, each.account) for each in changed]
+        emitted: list[tuple[Address, bytes, bytes]]
+        emitted = [(at, BORROWED if _borrows(before.state, each) else MOVED, each.id) for each in changed]
         emitted += [(POOL, TAKEN, each) for each in taken]
         if annex or gold_column is not None:
             emitted.append((POOL, CHANGED, Address(bytes(20))))
@@ -282,7 +336,7 @@ class ToyChain:
         block = ToyBlock(
             head=new,
             logs=logs,
-            state={**before.state, **{each.account: each for each in changed}},
+            state={**before.state, **{each.id: each for each in changed}},
             price_base=before.price_base if price_base is None else price_base,
             contracts=before.contracts | ({ANNEX} if annex else set()),
             gold_column=before.gold_column if gold_column is None else gold_column,
@@ -346,10 +400,10 @@ class ToyChain:
         if self.failures[where]:
             raise self.failures[where].popleft()
 
-    def borrowers(self, head: BlockHead) -> set[Address]:
+    def borrowers(self, head: BlockHead) -> set[PositionId]:
         """Return every account that borrowed on the way to a head: what a discovery from the beginning finds."""
         logs = [log for block in self._line(head).values() for log in self.known[block.hash].logs]
-        return {Address(log.data) for log in logs if log.topics[0] == BORROWED}
+        return {PositionId(log.data) for log in logs if log.topics[0] == BORROWED}
 
     def _line(self, head: BlockHead) -> dict[int, BlockHead]:
         line = {}
@@ -386,6 +440,10 @@ class ToyReads:
         await asyncio.shield(self._round)
         return [ViewResult(ok=True, data=self.chain.funds.get(call.to, 0).to_bytes(32)) for call in calls]
 
+    async def sequence(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
+        """Answer as `many` does: nothing here changes state."""
+        return await self.many(calls)
+
     async def native_balance(self, address: Address) -> Wei:
         """Return one coin."""
         await self.many([ViewCall(address, b"")])
@@ -410,36 +468,39 @@ class ChainReader(ToyReader):
     """
 
     chain: ToyChain = field(default_factory=ToyChain)
-    impossible: set[Address] = field(default_factory=set)
-    misread: dict[Address, ToyPosition] = field(default_factory=dict)
+    impossible: set[PositionId] = field(default_factory=set)
+    misread: dict[PositionId, ToyPosition] = field(default_factory=dict)
     is_impossible: bool = False
-    spender: Address = POOL
-    read: list[list[Address]] = field(default_factory=list)
-    compared: list[list[Address]] = field(default_factory=list)
+    payments: tuple[Payment, ...] = (Payment(CASH, POOL),)
+    targets: frozenset[Address] = frozenset({POOL})
+    proceeds: tuple[Token, ...] = ()
+    read: list[list[PositionId]] = field(default_factory=list)
+    compared: list[list[PositionId]] = field(default_factory=list)
 
     async def discover(self, reads: Reads) -> None:
         """Find the contracts."""
         block = await self._block(reads)
         self.discovered += 1
+        self.known_at_discovery.append(frozenset(self.recalled))
         self.discovery_filter = LogFilter(frozenset({POOL}), frozenset({BORROWED}))
         self.head_filter = LogFilter(block.contracts, frozenset({BORROWED, MOVED, TAKEN, CHANGED}))
 
-    def accounts(self, logs: Iterable[Log]) -> frozenset[Address]:
+    def named(self, logs: Iterable[Log]) -> frozenset[PositionId]:
         """Return who borrowed."""
-        return frozenset(Address(log.data) for log in logs if log.topics[0] == BORROWED)
+        return frozenset(PositionId(log.data) for log in logs if log.topics[0] == BORROWED)
 
     def touched(self, logs: Iterable[Log]) -> Touched:
         """Return whose state changed."""
         seen = list(logs)
-        accounts = frozenset(Address(log.data) for log in seen if log.topics[0] != CHANGED)
+        accounts = frozenset(PositionId(log.data) for log in seen if log.topics[0] != CHANGED)
         return Touched(accounts, any(log.topics[0] == CHANGED for log in seen))
 
     def liquidations(self, logs: Iterable[Log]) -> Sequence[Taken]:
         """Return who was liquidated, by account 999."""
         return [
             Taken(
-                PositionKey(self.market, Address(log.data)),
-                account(999),
+                PositionKey(self.market, PositionId(log.data)),
+                address(999),
                 realised(1, 1),
                 CASH.address,
                 GOLD.address,
@@ -458,37 +519,39 @@ class ChainReader(ToyReader):
             reads.head,
             block.price_base,
             blocked=self.blocked,
-            spender=self.spender,
+            payments=self.payments,
+            proceeds=self.proceeds,
+            targets=self.targets,
             gold_column=block.gold_column,
         )
 
-    async def positions(self, reads: Reads, accounts: Sequence[Address]) -> Sequence[ToyPosition]:
-        """Return positions of the block."""
-        if not accounts:
+    async def positions(self, reads: Reads, ids: Sequence[PositionId]) -> Sequence[ToyPosition]:
+        """Return positions of the block; a part of the market is none."""
+        if not ids:
             return []
         block = await self._block(reads)
-        self.read.append(list(accounts))
-        if not self.impossible.isdisjoint(accounts):
+        self.read.append(list(ids))
+        if not self.impossible.isdisjoint(ids):
             raise Invalid("a balance is not of this world")
         state = {**block.state, **self.misread}
-        return [state.get(each, ToyPosition(each, 0, 0)) for each in accounts]
+        return [state.get(each, ToyPosition(each, 0, 0)) for each in ids if not each.startswith(ZERO_ADDRESS)]
 
-    async def chain_health(self, reads: Reads, accounts: Sequence[Address]) -> Sequence[Health | None]:
+    async def chain_health(self, reads: Reads, ids: Sequence[PositionId]) -> Sequence[Health | None]:
         """Return what the block's state comes to."""
-        if not accounts:
+        if not ids:
             return []
         block = await self._block(reads)
-        self.compared.append(list(accounts))
+        self.compared.append(list(ids))
         rules, snapshot = ToyRules(), ToySnapshot(reads.head, block.price_base)
-        held = [block.state.get(each, ToyPosition(each, 0, 0)) for each in accounts]
-        return [rules.health(each, snapshot, reads.head.timestamp_s) for each in held]
+        held = [block.state.get(each, ToyPosition(each, 0, 0)) for each in ids]
+        return [rules.health(each, snapshot, reads.head.moment) for each in held]
 
     async def _block(self, reads: Reads) -> ToyBlock:
         await reads.many([ViewCall(POOL, b"")])
         return self.chain.known[reads.head.hash]
 
 
-def _borrows(state: Mapping[Address, ToyPosition], position: ToyPosition) -> bool:
+def _borrows(state: Mapping[PositionId, ToyPosition], position: ToyPosition) -> bool:
     """Return whether more is owed than before: only that is logged as a borrow."""
-    before = state.get(position.account)
+    before = state.get(position.id)
     return position.cash > (before.cash if before else 0)

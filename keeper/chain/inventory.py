@@ -1,16 +1,15 @@
-"""What an account holds: native currency, token balances and allowances, read with everything else of the head."""
+"""What an account holds: native currency, balances and allowances, read with everything else of the head."""
 
 import asyncio
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Protocol
 
+from keeper.domain.abi import ALLOWANCE, BALANCE_OF, WORD, address_word, view
 from keeper.domain.chain import ViewCall, ViewResult
-from keeper.domain.plan import Inventory
+from keeper.domain.plan import Inventory, Payment
 from keeper.domain.ports import Reads
-from keeper.domain.units import Address, TokenAmount, Wei
-
-_BALANCE_OF: Final = bytes.fromhex("70a08231")
-_ALLOWANCE: Final = bytes.fromhex("dd62ed3e")
+from keeper.domain.position import Token
+from keeper.domain.units import NATIVE, Address, TokenAmount, Wei
 
 
 class BalanceReads(Reads, Protocol):
@@ -21,26 +20,33 @@ class BalanceReads(Reads, Protocol):
         ...
 
 
-async def read_inventory(reads: BalanceReads, owner: Address, pairs: Iterable[tuple[Address, Address]]) -> Inventory:
-    """Read `owner`'s balances and allowances of (token, spender) pairs.
+async def read_inventory(
+    reads: BalanceReads, owner: Address, payments: Iterable[Payment], proceeds: Iterable[Token] = ()
+) -> Inventory:
+    """Read what `owner` can pay with, the allowances that it has given, and the proceeds that it holds.
 
-    A token that answers with anything but one word is left out: it can be neither counted on nor spent.
+    A contract that answers with anything but one word is left out: it can be neither counted on nor spent.
     """
-    wanted = sorted(set(pairs))
-    calls = [ViewCall(token, _BALANCE_OF + _word(owner)) for token, _ in wanted]
-    calls += [ViewCall(token, _ALLOWANCE + _word(owner) + _word(spender)) for token, spender in wanted]
-    native, answers = await asyncio.gather(reads.native_balance(owner), reads.many(calls))
-    balances, allowances = {}, {}
-    for (token, spender), held, allowed in zip(wanted, answers, answers[len(wanted) :], strict=False):
-        if _is_word(held) and _is_word(allowed):
-            balances[token] = TokenAmount(int.from_bytes(held.data))
-            allowances[token, spender] = TokenAmount(int.from_bytes(allowed.data))
-    return Inventory(native, balances, allowances)
+    wanted = [each for each in payments if not each.is_native]
+    held = {each.token.address: view(each.token.address, each.balance_of, address_word(owner)) for each in wanted}
+    held |= {each.address: view(each.address, BALANCE_OF, address_word(owner)) for each in proceeds}
+    given: dict[tuple[Address, Address], ViewCall] = {
+        (each.token.address, each.spender): view(
+            each.token.address, ALLOWANCE, address_word(owner), address_word(each.spender)
+        )
+        for each in wanted
+        if each.spender is not None
+    }
+    native, answers = await asyncio.gather(reads.native_balance(owner), reads.many([*held.values(), *given.values()]))
+    balances = {token: _amount(answer) for token, answer in zip(held, answers, strict=False) if _is_word(answer)}
+    allowed = zip(given, answers[len(held) :], strict=True)
+    allowances = {pair: _amount(answer) for pair, answer in allowed if _is_word(answer)}
+    return Inventory(native, balances | {NATIVE: TokenAmount(native)}, allowances)
 
 
-def _word(address: Address) -> bytes:
-    return bytes(12) + address
+def _amount(answer: ViewResult) -> TokenAmount:
+    return TokenAmount(int.from_bytes(answer.data))
 
 
 def _is_word(answer: ViewResult) -> bool:
-    return answer.ok and len(answer.data) == 32
+    return answer.ok and len(answer.data) == WORD

@@ -90,6 +90,25 @@ class PinnedReads:
         results = await asyncio.shield(self._reading)
         return results[begin : begin + len(calls)]
 
+    async def sequence(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
+        """Answer calls one after the other in a request of their own: what one changes, only those behind it see.
+
+        Raises: Transient when no endpoint answers, or the calls are too heavy for one request; Stale when the block is
+        gone.
+        """
+        if not calls:
+            return []
+        try:
+            async with self._places:
+                answer = await self._ask([self._request(self._multicall, pack(calls))], partial(_unpacked, len(calls)))
+        except BlockUnknown as gone:
+            raise Stale(f"block {self._head.number} is gone: {gone}") from None
+        except BatchTooLarge as refused:
+            raise Transient(f"a sequence of {len(calls)} calls was refused: {refused}") from None
+        if isinstance(answer, RpcError):
+            raise Transient(f"a sequence of {len(calls)} calls was refused: {answer}")
+        return answer
+
     async def native_balance(self, address: Address) -> Wei:
         """Return an account's native currency at the head, read in the same request as everything else."""
         (result,) = await self.many([balance_call(address, self._multicall)])

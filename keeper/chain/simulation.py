@@ -69,12 +69,14 @@ _blocks = msgspec.json.Decoder(list[_SimulatedBlock])
 async def simulate(
     rpc: Rpc, calls: Sequence[Call], *, sender: Address, head: BlockHead, at_s: int
 ) -> tuple[Simulated, ...] | None:
-    """Run calls one after the other in a block at `at_s` on top of a head; None where no usable node can.
+    """Run calls one after the other in the next block, at `at_s`, on top of a head; None where no usable node can.
+
+    The block's number is given as well: not every node counts on from the head by itself.
 
     Raises: Transient; Stale when the head is gone.
     """
     block = {
-        "blockOverrides": {"time": hex(at_s)},
+        "blockOverrides": {"number": hex(head.number + 1), "time": hex(at_s)},
         "calls": [{"from": hex_of(sender), **_call_fields(call)} for call in calls],
     }
     request: Request = ("eth_simulateV1", ({"blockStateCalls": [block], "validation": False}, pinned(head.hash)))

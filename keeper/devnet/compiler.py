@@ -1,15 +1,16 @@
-"""Compiles the published Aave v3.6 sources with the npm build of solc, once: the result stays in the cache."""
+"""Compiles published sources with the npm build of solc, once: the result stays in the cache."""
 
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from keeper.devnet.artifacts import Artifact, artifact
-from keeper.devnet.packages import Packages, Progress, exclusive, files_key, shipped_files, silent
+from keeper.devnet.packages import Packages, PackageSet, Progress, exclusive, files_key, shipped_files, silent
 from keeper.errors import Fatal
 
 _CONTRACTS: Final = "@aave-dao/aave-v3-origin/src/contracts"
@@ -43,7 +44,32 @@ _SETTINGS: Final[dict[str, Any]] = {
         "solidity-utils/=@bgd-labs/solidity-utils/src/",
     ],
 }
+_MORPHO_MOCKS: Final = "@morpho-org/morpho-blue/src/mocks"
+_MORPHO_SETTINGS: Final[dict[str, Any]] = {
+    "evmVersion": "paris",
+    "optimizer": {"enabled": True, "runs": 200},
+    "metadata": {"bytecodeHash": "none"},
+}
 _SHOWN_BYTES: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What to compile of a package set: files of its `node_modules`, and the compiler's settings."""
+
+    packages: PackageSet
+    title: str
+    sources: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+_ORIGIN: Final = _Job("origin", "Aave v3.6", tuple(f"{_CONTRACTS}/{name}.sol" for name in _WANTED), _SETTINGS)
+_MORPHO: Final = _Job(
+    "morpho",
+    "Morpho's mocks",
+    tuple(f"{_MORPHO_MOCKS}/{name}.sol" for name in ("IrmMock", "OracleMock")),
+    _MORPHO_SETTINGS,
+)
 
 
 def origin_artifacts(packages: Packages, progress: Progress = silent) -> dict[str, Artifact]:
@@ -51,32 +77,45 @@ def origin_artifacts(packages: Packages, progress: Progress = silent) -> dict[st
 
     Raises: Fatal when node is missing or the compiler reports an error.
     """
-    key = files_key(Path(__file__), *shipped_files("origin"))
-    target = packages.cache_dir / "compiled" / f"origin-{key}.json"
+    return _artifacts(_ORIGIN, packages, progress)
+
+
+def morpho_mocks(packages: Packages, progress: Progress = silent) -> dict[str, Artifact]:
+    """Return Morpho's own compiled mocks by name: an oracle, and an interest model that depends on nothing but usage.
+
+    Raises: Fatal when node is missing or the compiler reports an error.
+    """
+    return _artifacts(_MORPHO, packages, progress)
+
+
+def _artifacts(job: _Job, packages: Packages, progress: Progress) -> dict[str, Artifact]:
+    key = files_key(Path(__file__), *shipped_files(job.packages))
+    target = packages.cache_dir / "compiled" / f"{job.packages}-{key}.json"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(target.with_suffix(".lock")):
             if not target.is_file():
-                progress("compiling Aave v3.6 (once, about 20 s)")
-                _save(target, _compile(packages))
-                progress("compiled Aave v3.6")
+                progress(f"compiling {job.title} (once)")
+                _save(target, _compile(job, packages))
+                progress(f"compiled {job.title}")
     return msgspec.json.decode(target.read_bytes(), type=dict[str, Artifact])
 
 
-def _compile(packages: Packages) -> dict[str, Artifact]:
+def _compile(job: _Job, packages: Packages) -> dict[str, Artifact]:
     node = shutil.which("node")
     if node is None:
-        raise Fatal("node is not on the PATH: compiling Aave v3.6 needs node.js 20 or later")
-    sources = {f"{_CONTRACTS}/{name}.sol": packages.origin / f"{_CONTRACTS}/{name}.sol" for name in _WANTED}
+        raise Fatal(f"node is not on the PATH: compiling {job.title} needs node.js 20 or later")
+    folder = packages.folder(job.packages)
+    sources = {name: folder / name for name in job.sources}
     outputs = ["abi", "evm.bytecode.object", "evm.bytecode.linkReferences"]
-    job = {
+    request = {
         "language": "Solidity",
         "sources": {name: {"content": file.read_text()} for name, file in sources.items()},
-        "settings": {**_SETTINGS, "outputSelection": {name: {"*": outputs} for name in sources}},
+        "settings": {**job.settings, "outputSelection": {name: {"*": outputs} for name in sources}},
     }
     done = subprocess.run(  # noqa: S603 - a fixed command over files that we ship
-        (node, str(packages.origin.parent / "compile.cjs")),
-        input=msgspec.json.encode(job),
+        (node, str(folder.parent / "compile.cjs")),
+        input=msgspec.json.encode(request),
         capture_output=True,
         check=False,
     )

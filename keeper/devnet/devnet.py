@@ -9,9 +9,9 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -19,6 +19,9 @@ from keeper.devnet.aave import deploy_aave
 from keeper.devnet.assets import DevAsset, price_updates
 from keeper.devnet.chain import ADMIN, DevChain, Tx
 from keeper.devnet.market import MINT, AaveMarket, AaveRecord, Generation
+from keeper.devnet.morpho import MorphoMarket, MorphoRecord, deploy_morpho
+from keeper.devnet.morpho_positions import open_positions as open_pair_positions
+from keeper.devnet.morpho_positions import random_positions as random_pair_positions
 from keeper.devnet.multicall import deploy_multicall3
 from keeper.devnet.node import Anvil, AnvilOptions
 from keeper.devnet.packages import (
@@ -32,25 +35,40 @@ from keeper.devnet.packages import (
     shipped_files,
     silent,
 )
+from keeper.devnet.perp import deploy_perp
+from keeper.devnet.perp_market import PerpMarket, PerpRecord
+from keeper.devnet.perp_positions import open_perp_positions, random_perp_positions
 from keeper.devnet.population import random_positions
 from keeper.devnet.positions import PositionSpec, open_positions
 from keeper.devnet.spec import DEFAULT_SPEC, MarketSpec
+from keeper.devnet.venus import deploy_venus
+from keeper.devnet.venus_market import VenusMarket, VenusRecord
+from keeper.devnet.venus_positions import open_venus_positions, random_venus_positions
 
 _STATE: Final = "state.json"
 _RECORD: Final = "record.json"
 # Interest goes on while a saved chain sleeps; after a week the health factors are no longer what was drawn.
 _MAX_AGE_S: Final = 7 * 86_400
+# Pools need a past to average over: it must lie before the moment at which the saved chain goes on.
+_HISTORY_S: Final = 2 * 3_600
+_VENUS_RANGE: Final = (1.05, 1.5)
+"""Half of its collateral is dollars: health factors are drawn closer to 1, so that a crash has something to do."""
 _BASE_FEE_WEI: Final = 10**9
 # Enough for the borrowers that are drawn, however many.
 _DEPTH_PER_POSITION_USD: Final = 150_000
 _KEEPER_WEI: Final = 100 * 10**18
 
 
+Other: TypeAlias = Literal["morpho", "venus", "perp"]
+"""A protocol beside Aave, on the same tokens and feeds; its package set has the same name."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevnetSpec:
-    """What a devnet holds; equal specifications share one saved chain."""
+    """What a devnet holds, each market with as many positions; equal specifications share one saved chain."""
 
     generations: tuple[Generation, ...] = ("3.0",)
+    others: tuple[Other, ...] = ()
     n_positions: int = 200
     seed: int = 1
     hf_range: tuple[float, float] = (1.01, 3.0)
@@ -60,13 +78,17 @@ class DevnetSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Devnet:
-    """A running devnet; `positions` are what was opened on each market."""
+    """A running devnet; `positions` are what was opened on each Aave market, `owners` who holds the others'."""
 
     node: Anvil
     chain: DevChain
     packages: Packages
     markets: dict[Generation, AaveMarket]
     positions: dict[Generation, tuple[PositionSpec, ...]]
+    owners: dict[Other, tuple[str, ...]]
+    morpho: MorphoMarket | None = None
+    venus: VenusMarket | None = None
+    perp: PerpMarket | None = None
 
     async def fund_keeper(
         self, address: str, amounts: Mapping[str, int] | None = None, *, native_wei: int = _KEEPER_WEI
@@ -86,6 +108,10 @@ class _Saved(msgspec.Struct, frozen=True):
 
     markets: dict[Generation, AaveRecord]
     positions: dict[Generation, tuple[PositionSpec, ...]]
+    owners: dict[Other, tuple[str, ...]]
+    morpho: MorphoRecord | None
+    venus: VenusRecord | None
+    perp: PerpRecord | None
     errors: dict[str, str]
 
 
@@ -100,10 +126,10 @@ async def cached_devnet(
     report their prices again in the first new block, since the clock has moved on.
     """
     wanted = spec or DevnetSpec()
-    sets: tuple[PackageSet, ...] = ("core", "origin") if "3.6" in wanted.generations else ("core",)
+    sets = _package_sets(wanted)
     packages = await asyncio.to_thread(ensure_packages, cache_dir, progress, sets=sets)
     binary = find_anvil(packages)
-    folder = cache_dir / "devnets" / await asyncio.to_thread(_key, wanted, binary)
+    folder = cache_dir / "devnets" / await asyncio.to_thread(_key, wanted, binary, sets)
     if not _is_fresh(folder):
         await _build(wanted, packages, binary, folder, progress)
     saved = msgspec.json.decode((folder / _RECORD).read_bytes(), type=_Saved)
@@ -112,8 +138,26 @@ async def cached_devnet(
         chain.errors.update(saved.errors)
         markets = {generation: AaveMarket.bind(record, chain) for generation, record in saved.markets.items()}
         await _refresh_feeds(chain, markets.values())
-        progress(f"the local chain runs with {sum(map(len, saved.positions.values()))} positions")
-        yield Devnet(node=node, chain=chain, packages=packages, markets=markets, positions=saved.positions)
+        progress(
+            f"the local chain runs with {sum(map(len, (*saved.positions.values(), *saved.owners.values())))} positions"
+        )
+        yield Devnet(
+            node=node,
+            chain=chain,
+            packages=packages,
+            markets=markets,
+            positions=saved.positions,
+            owners=saved.owners,
+            morpho=MorphoMarket.bind(saved.morpho, chain) if saved.morpho else None,
+            venus=VenusMarket.bind(saved.venus, chain) if saved.venus else None,
+            perp=PerpMarket.bind(saved.perp, chain) if saved.perp else None,
+        )
+
+
+def _package_sets(spec: DevnetSpec) -> tuple[PackageSet, ...]:
+    """Return what has to be installed."""
+    sets: tuple[PackageSet, ...] = ("core", "origin") if "3.6" in spec.generations else ("core",)
+    return (*sets, *spec.others)
 
 
 async def _refresh_feeds(chain: DevChain, markets: Iterable[AaveMarket]) -> None:
@@ -127,8 +171,9 @@ async def _refresh_feeds(chain: DevChain, markets: Iterable[AaveMarket]) -> None
 
 
 async def _build(spec: DevnetSpec, packages: Packages, binary: Path, folder: Path, progress: Progress) -> None:
+    begin_s = int(time.time()) - _HISTORY_S
     async with (
-        Anvil(binary, AnvilOptions(chain_id=spec.chain_id, prune_history=True)) as node,
+        Anvil(binary, AnvilOptions(chain_id=spec.chain_id, prune_history=True, timestamp_s=begin_s)) as node,
         DevChain(node.http_url) as chain,
     ):
         saved = await _populate(spec, packages, chain, progress)
@@ -151,10 +196,52 @@ async def _populate(spec: DevnetSpec, packages: Packages, chain: DevChain, progr
         await open_positions(market, drawn, progress)
         assets |= market.reserves
         markets[generation], positions[generation] = market.record(), drawn
+    beside = await _populate_others(spec, packages, chain, assets, progress)
     # Huge blocks let the base fee decay: one ordinary block brings it back to what a keeper expects.
     await chain.set_next_base_fee(_BASE_FEE_WEI)
     await chain.mine()
-    return _Saved(markets=markets, positions=positions, errors=chain.errors)
+    return _Saved(
+        markets=markets,
+        positions=positions,
+        owners=beside.owners,
+        morpho=beside.morpho,
+        venus=beside.venus,
+        perp=beside.perp,
+        errors=chain.errors,
+    )
+
+
+@dataclass(slots=True)
+class _Beside:
+    """What stands beside Aave."""
+
+    owners: dict[Other, tuple[str, ...]] = field(default_factory=dict)
+    morpho: MorphoRecord | None = None
+    venus: VenusRecord | None = None
+    perp: PerpRecord | None = None
+
+
+async def _populate_others(
+    spec: DevnetSpec, packages: Packages, chain: DevChain, assets: Mapping[str, DevAsset], progress: Progress
+) -> _Beside:
+    """Deploy the other protocols on the tokens and feeds that are there, and open their positions."""
+    made = _Beside()
+    if "morpho" in spec.others:
+        morpho = await deploy_morpho(chain, packages, assets=assets, progress=progress)
+        pairs = random_pair_positions(morpho, spec.n_positions, spec.seed, spec.hf_range)
+        made.owners["morpho"] = await open_pair_positions(morpho, pairs, progress)
+        made.morpho = morpho.record()
+    if "venus" in spec.others:
+        venus = await deploy_venus(chain, packages, assets=assets, progress=progress)
+        drawn = random_venus_positions(venus, spec.n_positions, spec.seed, _VENUS_RANGE)
+        made.owners["venus"] = await open_venus_positions(venus, drawn, progress)
+        made.venus = venus.record()
+    if "perp" in spec.others:
+        perp = await deploy_perp(chain, packages, assets, progress=progress)
+        margins = random_perp_positions(perp, spec.n_positions, spec.seed)
+        made.owners["perp"] = await open_perp_positions(perp, margins, progress)
+        made.perp = perp.record()
+    return made
 
 
 def _publish(folder: Path, state: str, saved: _Saved) -> None:
@@ -182,10 +269,10 @@ def _slim(state: str) -> bytes:
     return msgspec.json.encode(dump)
 
 
-def _key(spec: DevnetSpec, binary: Path) -> str:
+def _key(spec: DevnetSpec, binary: Path, sets: Iterable[PackageSet]) -> str:
     """Name the saved chain by everything that went into it: this package, the npm locks, the node, the parameters."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
-    files = files_key(*sources, *shipped_files("core"), *shipped_files("origin"))
+    files = files_key(*sources, *(file for name in sets for file in shipped_files(name)))
     version = subprocess.run((str(binary), "--version"), capture_output=True, check=True).stdout  # noqa: S603 - found by find_anvil
     return hashlib.sha256(msgspec.json.encode((files, version, spec))).hexdigest()[:16]
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from typing import Final, Literal, TypeAlias
 from keeper.errors import Fatal
 
 Progress: TypeAlias = Callable[[str], None]
-PackageSet: TypeAlias = Literal["core", "origin"]
+PackageSet: TypeAlias = Literal["core", "origin", "morpho", "venus", "perp"]
 
 _SHIPPED: Final = Path(__file__).parent / "packages"
 _SHOWN_LINES: Final = 12
@@ -40,7 +41,11 @@ class Packages:
     @property
     def origin(self) -> Path:
         """Return the `node_modules` folder of the origin set."""
-        return _installed(self.cache_dir, "origin") / "node_modules"
+        return self.folder("origin")
+
+    def folder(self, name: PackageSet) -> Path:
+        """Return the `node_modules` folder of a set."""
+        return _installed(self.cache_dir, name) / "node_modules"
 
 
 def default_cache_dir() -> Path:
@@ -123,4 +128,12 @@ def _install(shipped: Path, target: Path) -> None:
         shutil.rmtree(staging, ignore_errors=True)
         last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_SHOWN_LINES:])
         raise Fatal(f"npm ci failed with exit code {done.returncode}:\n{last}")
+    _prune(staging)
     staging.rename(target)
+
+
+def _prune(staging: Path) -> None:
+    """Delete what the set's package.json calls large and never read, so that the cache stays small."""
+    described = json.loads((staging / "package.json").read_bytes())
+    for name in described.get("prune", ()):
+        shutil.rmtree(staging / "node_modules" / name, ignore_errors=True)

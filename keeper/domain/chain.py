@@ -7,6 +7,14 @@ from keeper.domain.units import Address, BlockHash, TxHash, Wei
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """A block as contracts see it from within: what interest and prices are computed up to."""
+
+    block: int
+    time_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class BlockHead:
     """One block; every value made from its state carries it."""
 
@@ -17,6 +25,15 @@ class BlockHead:
     base_fee_wei: Wei
     gas_limit: int
     logs_bloom: bytes
+
+    @property
+    def moment(self) -> Moment:
+        """Return the block's own moment, which calls at it see."""
+        return Moment(self.number, self.timestamp_s)
+
+    def landing(self, after_s: int) -> Moment:
+        """Return the moment of the next block, where a transaction sent now would land."""
+        return Moment(self.number + 1, self.timestamp_s + after_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from keeper.domain.abi import BALANCE_OF
 from keeper.domain.chain import BlockHead, Call
 from keeper.domain.outcome import Decision, Reason, Result
-from keeper.domain.position import Opportunity, PositionKey
-from keeper.domain.units import Address, Base, TokenAmount, TxHash, Wei
+from keeper.domain.position import Opportunity, PositionKey, Token
+from keeper.domain.units import NATIVE, Address, Base, TokenAmount, TxHash, Wei
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,25 @@ class Plan:
     def key(self) -> PositionKey:
         """Return the position that this plan locks."""
         return self.opportunity.key
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A way to pay: a token, and the contract that pulls it by an allowance.
+
+    `spender` is None where nothing has to be allowed: native currency that is sent along, or a margin that the
+    protocol holds already. A margin goes by the address of the contract that holds it; `balance_of` is that
+    contract's function of an owner that tells how much there is.
+    """
+
+    token: Token
+    spender: Address | None
+    balance_of: bytes = BALANCE_OF
+
+    @property
+    def is_native(self) -> bool:
+        """Return whether it is the chain's own currency."""
+        return self.token.address == NATIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +110,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What the signer holds at one head. None of it is known where there is no signer."""
+    """What the signer holds at one head, native currency among the balances as well."""
 
     native_wei: Wei
     balances: Mapping[Address, TokenAmount]

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from keeper.domain.chain import BlockHead, Call, Log, LogFilter, ViewCall, ViewResult
+from keeper.domain.chain import BlockHead, Call, Log, LogFilter, Moment, ViewCall, ViewResult
 from keeper.domain.outcome import Reason
-from keeper.domain.plan import Realised
-from keeper.domain.position import Assessment, Health, Opportunity, PositionKey, Row, Token, Weight
-from keeper.domain.units import ZERO_ADDRESS, Address, Base, Column, TokenAmount
+from keeper.domain.plan import Payment, Realised
+from keeper.domain.position import Action, Assessment, Health, Opportunity, PositionKey, Row, Token, Weight
+from keeper.domain.units import ZERO_ADDRESS, Address, Base, Column, PositionId, TokenAmount
 
 SnapshotOut = TypeVar("SnapshotOut", bound="Snapshot", covariant=True)
 PositionOut = TypeVar("PositionOut", bound="Position", covariant=True)
@@ -40,9 +40,17 @@ class Reads(Protocol):
         ...
 
     async def many(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
-        """Answer each call in order; calls of concurrent callers share one request.
+        """Answer each call in order; calls of concurrent callers share one request, so none may change state.
 
         Raises: Transient when no endpoint answers; Stale when the block is gone.
+        """
+        ...
+
+    async def sequence(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
+        """Answer calls one after the other in a request of their own: what one changes, only those behind it see.
+
+        Raises: Transient when no endpoint answers, or the calls are too heavy for one request; Stale when the block is
+        gone.
         """
         ...
 
@@ -57,17 +65,22 @@ class Snapshot(Protocol):
 
     @property
     def native_price_base(self) -> Base | None:
-        """Return the value of 10**18 wei, or None where the market does not price it."""
+        """Return the value of 10**18 wei, or None where nothing prices it."""
         ...
 
     @property
-    def inventory_tokens(self) -> Mapping[Address, Token]:
-        """Return the tokens that a liquidator may have to pay with."""
+    def payments(self) -> Sequence[Payment]:
+        """Return every way in which a liquidator may have to pay."""
         ...
 
     @property
-    def spender(self) -> Address:
-        """Return the contract that pulls a liquidator's tokens."""
+    def proceeds(self) -> Sequence[Token]:
+        """Return the tokens that liquidations bring and that are to be turned into others: receipts for deposits."""
+        ...
+
+    @property
+    def targets(self) -> frozenset[Address]:
+        """Return the contracts that the keeper's calls go to."""
         ...
 
     def value_base(self, token: Address, amount: TokenAmount) -> Base | None:
@@ -76,11 +89,11 @@ class Snapshot(Protocol):
 
 
 class Position(Protocol):
-    """One account's own state in one market, as stored on chain (scaled, without interest)."""
+    """One position's own state, as stored on chain (scaled, without interest)."""
 
     @property
-    def account(self) -> Address:
-        """Return the account."""
+    def id(self) -> PositionId:
+        """Return which position of its market it is."""
         ...
 
     @property
@@ -91,15 +104,15 @@ class Position(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """What a block's logs changed: accounts to read again, and whether the market must be discovered anew."""
+    """What a block's logs changed: positions to read again, and whether the market must be discovered anew."""
 
-    accounts: frozenset[Address]
+    positions: frozenset[PositionId]
     is_market_changed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A liquidation that a log reports, whoever made it."""
+    """A liquidation, or a step before or after one, that a log reports, whoever made it."""
 
     key: PositionKey
     liquidator: Address
@@ -107,6 +120,7 @@ class Taken:
     repay_token: Address
     seize_token: Address
     log: Log
+    action: Action = Action.LIQUIDATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +142,7 @@ class Reader(Protocol[SnapshotOut, PositionOut]):
 
     @property
     def discovery_filter(self) -> LogFilter:
-        """Return the logs that name every account that may hold a position."""
+        """Return the logs that name everything that only logs name: positions, and perhaps parts of the market."""
         ...
 
     @property
@@ -136,15 +150,19 @@ class Reader(Protocol[SnapshotOut, PositionOut]):
         """Return the logs that can change a tracked position or the market."""
         ...
 
+    def recall(self, known: Iterable[PositionId]) -> None:
+        """Take what discovery logs have named so far; a discovery then finds what belongs to it."""
+        ...
+
     async def discover(self, reads: Reads) -> None:
-        """Find everything reachable from the root; call again after a market change.
+        """Find everything reachable from the root and from what was recalled; call again after a market change.
 
         Raises: Unsafe when the root is not what the chain file says it is.
         """
         ...
 
-    def accounts(self, logs: Iterable[Log]) -> frozenset[Address]:
-        """Return the accounts that discovery logs name."""
+    def named(self, logs: Iterable[Log]) -> frozenset[PositionId]:
+        """Return what discovery logs name."""
         ...
 
     def touched(self, logs: Iterable[Log]) -> Touched:
@@ -152,19 +170,19 @@ class Reader(Protocol[SnapshotOut, PositionOut]):
         ...
 
     def liquidations(self, logs: Iterable[Log]) -> Sequence[Taken]:
-        """Return the liquidations in this market that logs report, whoever made them."""
+        """Return the liquidations in this market, and the steps around them, that logs report, whoever made them."""
         ...
 
     async def snapshot(self, reads: Reads) -> SnapshotOut:
         """Read the market's shared state."""
         ...
 
-    async def positions(self, reads: Reads, accounts: Sequence[Address]) -> Sequence[PositionOut]:
-        """Read accounts' own state, in order."""
+    async def positions(self, reads: Reads, ids: Sequence[PositionId]) -> Sequence[PositionOut]:
+        """Read positions' own state, in order; what is only a part of the market has none and is left out."""
         ...
 
-    async def chain_health(self, reads: Reads, accounts: Sequence[Address]) -> Sequence[Health | None]:
-        """Ask the protocol itself how healthy accounts are (holdings left empty); None where it reverts."""
+    async def chain_health(self, reads: Reads, ids: Sequence[PositionId]) -> Sequence[Health | None]:
+        """Ask the protocol itself how healthy positions are (holdings left empty); None where it reverts."""
         ...
 
     async def price_ages(self, reads: Reads) -> Sequence[PriceAge]:
@@ -179,18 +197,24 @@ class Rules(Protocol[SnapshotIn, PositionIn]):
         """Return the position's linear form."""
         ...
 
-    def weights(self, snapshot: SnapshotIn, columns: Set[Column], at_s: int) -> Mapping[Column, Weight]:
-        """Return the columns' factors at a time."""
+    def weights(self, snapshot: SnapshotIn, columns: Set[Column], at: Moment) -> Mapping[Column, Weight]:
+        """Return the columns' factors at a moment."""
         ...
 
-    def health(self, position: PositionIn, snapshot: SnapshotIn, at_s: int) -> Health:
+    def health(self, position: PositionIn, snapshot: SnapshotIn, at: Moment) -> Health:
         """Value the position exactly."""
         ...
 
     def assess(
-        self, position: PositionIn, snapshot: SnapshotIn, at_s: int, budget: Mapping[Address, TokenAmount] | None
+        self, position: PositionIn, snapshot: SnapshotIn, at: Moment, budget: Mapping[Address, TokenAmount] | None
     ) -> Assessment:
         """Say whether and how the position can be liquidated, paying at most `budget` per token (None: no bound)."""
+        ...
+
+    def settlements(
+        self, owner: Address, held: Mapping[Address, TokenAmount], snapshot: SnapshotIn, at: Moment, /
+    ) -> Sequence[Opportunity]:
+        """Return how to turn what the owner holds of the market's proceeds into what it stands for."""
         ...
 
 
@@ -200,9 +224,11 @@ class Calls(Protocol):
     GAS_ESTIMATE: int
     SELECTORS: frozenset[bytes]
     """The functions that a signer has to allow."""
+    PAYABLE: frozenset[bytes]
+    """Those of them that may be sent native currency."""
 
     def liquidation(self, opportunity: Opportunity) -> Call:
-        """Return the call that carries out the opportunity."""
+        """Return the call that carries out the opportunity, whatever its action."""
         ...
 
     def decode_revert(self, data: bytes) -> tuple[Reason, str]:

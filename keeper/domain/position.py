@@ -1,17 +1,31 @@
 """Positions in the words that all protocols share."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
+from keeper.domain.chain import Moment
 from keeper.domain.outcome import Reason
-from keeper.domain.units import Address, Base, Column, TokenAmount, Wad
+from keeper.domain.units import Address, Base, Column, PositionId, TokenAmount, Wad
+
+_ADDRESS_BYTES = 20
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class PositionKey:
-    """One account in one market."""
+    """One position in one market."""
 
     market: str
-    account: Address
+    id: PositionId
+
+    @property
+    def account(self) -> Address:
+        """Return whose position it is."""
+        return Address(self.id[:_ADDRESS_BYTES])
+
+    @property
+    def part(self) -> bytes:
+        """Return what tells it from the account's other positions in the market."""
+        return self.id[_ADDRESS_BYTES:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +65,14 @@ class Health:
 class Weight:
     """The factor that all accounts share for one column of the linear form.
 
-    An entry of `amount` adds `amount * numerator / denominator` to the margin, in base currency (negative for debt).
-    The contract's result may be lower than that by at most `slack_base`, plus the entry's own absolute value
-    divided by `relative_divisor` (0: nothing more).
+    An entry of `amount` adds `amount * numerator / denominator` to the margin (negative for debt), in whatever unit all
+    columns of the row share. The contract's result may be lower than that by at most `slack`, plus the entry's own
+    absolute value divided by `relative_divisor` (0: nothing more).
     """
 
     numerator: int
     denominator: int
-    slack_base: int
+    slack: int
     relative_divisor: int = 0
 
 
@@ -66,13 +80,25 @@ Row = tuple[tuple[Column, int], ...]
 """A position as its linear form: columns and exact non-negative amounts, rewritten only when an event touches it."""
 
 
+class Action(StrEnum):
+    """What a call does."""
+
+    LIQUIDATE = "liquidate"
+    PREPARE = "prepare"
+    """Makes the position ready to be liquidated in a later block; it pays only then."""
+    SETTLE = "settle"
+    """Turns what earlier liquidations brought, such as receipt tokens, into what it stands for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Opportunity:
-    """One legal liquidation of one position: what to pay, what comes back, both exact at `at_s`.
+    """One legal step of one position's liquidation: what to pay, what comes back, both exact at `at`.
 
     `repay_limit` is what the call may pull at most; the contract caps it to `repay_amount` when that is the largest
     legal amount, so that interest between planning and landing neither leaves dust nor reverts.
     `seized_amount` is what the liquidator receives, after the protocol's fee.
+    `spender` pulls the repayment by an allowance; None where nothing has to be allowed.
+    `target` is the contract to call. `terms` are further words of the call that only the protocol itself reads.
     """
 
     key: PositionKey
@@ -84,8 +110,11 @@ class Opportunity:
     seized_amount: TokenAmount
     seized_base: Base
     protocol_fee_amount: TokenAmount
-    spender: Address
-    at_s: int
+    spender: Address | None
+    target: Address
+    at: Moment
+    terms: bytes = b""
+    action: Action = Action.LIQUIDATE
 
     @property
     def gross_profit_base(self) -> Base:

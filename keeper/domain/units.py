@@ -4,6 +4,11 @@ from typing import Final, NewType
 
 Address = NewType("Address", bytes)
 """Twenty bytes; rendered as a checksummed string only at the edges."""
+PositionId = NewType("PositionId", bytes)
+"""An account's twenty bytes, followed by what tells its positions in one market apart: nothing where it has but one.
+
+With the zero address in front it is no position but a part of the market that only logs name.
+"""
 BlockHash = NewType("BlockHash", bytes)
 TxHash = NewType("TxHash", bytes)
 Wei = NewType("Wei", int)
@@ -27,3 +32,5 @@ BPS: Final = 10**4
 BASE_UNIT: Final = 10**8
 MAX_UINT256: Final = 2**256 - 1
 ZERO_ADDRESS: Final = Address(bytes(20))
+NATIVE: Final = Address(b"\xee" * 20)
+"""Stands for the chain's native currency where a token's address is expected."""

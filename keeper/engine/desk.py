@@ -4,36 +4,36 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keeper.domain.chain import BlockHead, Log
+from keeper.domain.chain import BlockHead, Log, Moment
 from keeper.domain.outcome import Reason
 from keeper.domain.ports import Market, Snapshot, Taken
 from keeper.domain.position import Health
-from keeper.domain.units import Address, BlockHash
+from keeper.domain.units import BlockHash, PositionId
 from keeper.engine.parity import Mismatch, differs
 from keeper.engine.scan import MarketBook, Scan
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one batched round said of one market. `impossible` are accounts whose values no contract could hold."""
+    """What one batched round said of one market. `impossible` are positions whose values no contract could hold."""
 
     snapshot: Snapshot
     positions: Sequence[Any]
-    impossible: frozenset[Address]
-    compared: Mapping[Address, Health | None]
+    impossible: frozenset[PositionId]
+    compared: Mapping[PositionId, Health | None]
     is_rediscovered: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """What a reading changed: `impossible` and `restored` name each account once, when it is put aside or let back."""
+    """What a reading changed: `impossible` and `restored` name each key once, when it is put aside or let back."""
 
     touched: int
-    new_accounts: frozenset[Address]
+    new_positions: frozenset[PositionId]
     taken: tuple[Taken, ...]
     mismatches: tuple[Mismatch, ...]
-    impossible: tuple[Address, ...]
-    restored: frozenset[Address]
+    impossible: tuple[PositionId, ...]
+    restored: frozenset[PositionId]
 
 
 class Desk:
@@ -43,15 +43,15 @@ class Desk:
         """Start empty."""
         self.books = MarketBook(market)
         self.snapshot: Snapshot | None = None
-        self.pending: set[Address] = set()
-        self.quarantined: set[Address] = set()
-        """Accounts whose local health is not the chain's."""
-        self.impossible: set[Address] = set()
-        """Accounts that could not be read: what the book holds of them is old."""
+        self.pending: set[PositionId] = set()
+        self.quarantined: set[PositionId] = set()
+        """Positions whose local health is not the chain's."""
+        self.impossible: set[PositionId] = set()
+        """Positions that could not be read: what the book holds of them is old."""
         self.is_stale = False
-        self._new: set[Address] = set()
+        self._new: set[PositionId] = set()
         self._taken: list[Taken] = []
-        self._history: dict[BlockHash, frozenset[Address]] = {}
+        self._history: dict[BlockHash, frozenset[PositionId]] = {}
 
     @property
     def reader(self) -> Any:
@@ -59,8 +59,8 @@ class Desk:
         return self.books.market.reader
 
     @property
-    def held(self) -> frozenset[Address]:
-        """Return the accounts that are read again at every head and not trusted meanwhile."""
+    def held(self) -> frozenset[PositionId]:
+        """Return the positions that are read again at every head and not trusted meanwhile."""
         return frozenset(self.quarantined | self.impossible)
 
     def unwind(self, orphaned: Iterable[BlockHead]) -> None:
@@ -87,13 +87,14 @@ class Desk:
             del self._history[next(iter(self._history))]
         self._taken += found
 
-    def distrust(self, known: Iterable[Address]) -> None:
-        """Read everything again: the accounts of the book, and those that discovery knows."""
+    def distrust(self, known: Collection[PositionId]) -> None:
+        """Read everything again: the positions of the book, and those that discovery knows."""
+        self.reader.recall(known)
         self._history.clear()
-        self.pending |= self.books.book.accounts.keys() | set(known)
+        self.pending |= self.books.book.positions.keys() | set(known)
         self.is_stale = True
 
-    def file(self, reading: Reading, timestamp_s: int) -> Filed:
+    def file(self, reading: Reading) -> Filed:
         """Take a reading into the book; what was owed to it is struck off now, and not before."""
         self.snapshot = reading.snapshot
         if reading.is_rediscovered:
@@ -103,7 +104,7 @@ class Desk:
         held = self.held
         appeared = tuple(sorted(reading.impossible - self.impossible))
         self.impossible = set(reading.impossible)
-        mismatches = self._compare(reading, timestamp_s)
+        mismatches = self._compare(reading)
         filed = Filed(
             len(self.pending),
             frozenset(self._new),
@@ -117,45 +118,46 @@ class Desk:
         self._taken.clear()
         return filed
 
-    def scan(self, at_s: int) -> Scan:
-        """Find every position that can be liquidated at a time."""
+    def scan(self, at: Moment) -> Scan:
+        """Find every position that can be liquidated at a moment."""
         if self.snapshot is None:
             return Scan(0, 0, ())
-        return self.books.scan(self.snapshot, at_s, self.held)
+        return self.books.scan(self.snapshot, at, self.held)
 
-    def is_trusted(self, account: Address, compared: Mapping[Address, Health | None]) -> bool:
-        """Return whether an account may be acted upon: one that differs only where the chain calls it liquidatable."""
-        if account in self.impossible:
+    def is_trusted(self, key: PositionId, compared: Mapping[PositionId, Health | None]) -> bool:
+        """Return whether a position may be acted upon: one that differs only where the chain calls it liquidatable."""
+        if key in self.impossible:
             return False
-        chain = compared.get(account)
-        return account not in self.quarantined or (chain is not None and chain.is_liquidatable)
+        chain = compared.get(key)
+        return key not in self.quarantined or (chain is not None and chain.is_liquidatable)
 
-    def _note(self, logs: Collection[Log]) -> frozenset[Address]:
-        """Put one block's accounts on the list and return them: those that may owe something, and new borrowers."""
+    def _note(self, logs: Collection[Log]) -> frozenset[PositionId]:
+        """Put one block's positions on the list and return them: those that may owe something, and new ones."""
         if not logs:
             return frozenset()
+        named = self.reader.named(logs)
+        self.reader.recall(named)
         touched = self.reader.touched(logs)
-        borrowers = self.reader.accounts(logs)
         book = self.books.book
-        ours = {each for each in touched.accounts if each in book or each in self.pending or each in self.impossible}
-        noted = frozenset(borrowers | ours)
-        self._new |= {each for each in borrowers if each not in book}
+        ours = {each for each in touched.positions if each in book or each in self.pending or each in self.impossible}
+        noted = frozenset(named | ours)
+        self._new |= {each for each in named if each not in book}
         self.pending |= noted
         self.is_stale = self.is_stale or touched.is_market_changed
         return noted
 
-    def _compare(self, reading: Reading, timestamp_s: int) -> tuple[Mismatch, ...]:
-        """Quarantine accounts whose local health is not the chain's, and free those that agree again."""
+    def _compare(self, reading: Reading) -> tuple[Mismatch, ...]:
+        """Quarantine positions whose local health is not the chain's, and free those that agree again."""
         mismatches = []
-        for account, chain in reading.compared.items():
-            position = self.books.book.position(account)
+        for key, chain in reading.compared.items():
+            position = self.books.book.position(key)
             if position is None:
                 continue
-            local = self.books.market.rules.assess(position, reading.snapshot, timestamp_s, None)
+            local = self.books.market.rules.assess(position, reading.snapshot, reading.snapshot.head.moment, None)
             if chain is None and local.blocked is Reason.PRICE_UNKNOWN:
                 continue  # neither side can value it
             if differs(local.health, chain):
-                mismatches.append(Mismatch(account, local.health, chain))
+                mismatches.append(Mismatch(key, local.health, chain))
         self.quarantined -= reading.compared.keys()
-        self.quarantined |= {each.account for each in mismatches}
+        self.quarantined |= {each.id for each in mismatches}
         return tuple(mismatches)

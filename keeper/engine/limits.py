@@ -39,7 +39,7 @@ class CoolDown:
     position: Position | None
     profit_base: Base
 
-    def is_over(self, block: int, position: Position, profit_base: Base) -> bool:
+    def is_over(self, block: int, position: Position | None, profit_base: Base) -> bool:
         """Return whether the wait has ended, or the state that caused it has changed."""
         if block >= self.until_block or position != self.position:
             return True
@@ -90,7 +90,7 @@ class Limits:
         )
         self._cool[key] = CoolDown(reason, block + wait, failures, position, profit_base)
 
-    def cooling(self, key: PositionKey, block: int, position: Position, profit_base: Base) -> CoolDown | None:
+    def cooling(self, key: PositionKey, block: int, position: Position | None, profit_base: Base) -> CoolDown | None:
         """Return the cool-down that still holds an account, or None.
 
         One that has run out is kept as the memory of how often the same failure came, until the state changes.

@@ -7,22 +7,28 @@ from hashlib import blake2b
 from keeper.domain.chain import BlockHead
 from keeper.domain.mode import Mode
 from keeper.domain.outcome import Decision, Reason
-from keeper.domain.plan import Approval, Batch, DecisionRecord, Inventory, Plan
-from keeper.domain.position import Opportunity, Token
-from keeper.domain.units import Address, Base, TokenAmount
+from keeper.domain.plan import Approval, Batch, DecisionRecord, Inventory, Payment, Plan
+from keeper.domain.ports import Market, Snapshot
+from keeper.domain.position import Opportunity, PositionKey, Token
+from keeper.domain.units import Address, Base, TokenAmount, Wei
 from keeper.engine.limits import Limits
 from keeper.engine.scan import Candidate
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The operator's economic limits."""
+    """The operator's economic limits.
+
+    A transaction carries at most `max_value_wei`, and none of the last `low_balance_wei`, which are for gas.
+    """
 
     mode: Mode
     min_profit_base: Base
     approval_base: Base
     max_plans: int
     signer: Address | None
+    max_value_wei: Wei = Wei(0)
+    low_balance_wei: Wei = Wei(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,15 @@ class Planned:
 
     decisions: tuple[DecisionRecord, ...]
     batch: Batch | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Something to do with the proceeds of earlier liquidations: nobody else's position, and no decision about one."""
+
+    market: Market
+    snapshot: Snapshot
+    opportunity: Opportunity
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +60,10 @@ class _Priced:
 class Purse:
     """What is left to spend while one head is planned."""
 
-    def __init__(self, inventory: Inventory | None, approval_base: Base) -> None:
+    def __init__(self, inventory: Inventory | None, policy: Policy) -> None:
         """Start with the inventory; None means that nothing bounds the plans."""
         self._inventory = inventory
-        self._approval_base = approval_base
+        self._policy = policy
         self._spent: dict[Address, int] = {}
         self._pulled: dict[tuple[Address, Address], int] = {}
         self._granted: dict[tuple[Address, Address], TokenAmount] = {}
@@ -59,15 +74,21 @@ class Purse:
         return tuple(Approval(token, spender, amount) for (token, spender), amount in self._granted.items())
 
     def budget(self, candidate: Candidate) -> Mapping[Address, TokenAmount] | None:
-        """Return what may be paid per token: the balance left, and no more than the allowance is or may become."""
+        """Return what may be paid per token: the balance left, and no more than the allowance is or may become.
+
+        Where a token can be paid to several contracts, the least that any of them could pull.
+        """
         if self._inventory is None:
             return None
-        budget = {}
-        for address, token in candidate.snapshot.inventory_tokens.items():
-            left = self._inventory.balances.get(address, 0) - self._spent.get(address, 0)
-            key = (address, candidate.snapshot.spender)
-            allowed = max(self._allowance(key), 0 if key in self._granted else self._cap(candidate, token))
-            budget[address] = TokenAmount(max(0, min(left, allowed - self._pulled.get(key, 0))))
+        budget: dict[Address, TokenAmount] = {}
+        for payment in candidate.snapshot.payments:
+            token = payment.token.address
+            left = max(0, self._left(payment))
+            if payment.spender is not None:
+                key = (token, payment.spender)
+                allowed = max(self._allowance(key), 0 if key in self._granted else self._cap(candidate, payment.token))
+                left = max(0, min(left, allowed - self._pulled.get(key, 0)))
+            budget[token] = TokenAmount(min(left, budget.get(token, left)))
         return budget
 
     def pay(self, candidate: Candidate, opportunity: Opportunity) -> None:
@@ -75,11 +96,21 @@ class Purse:
         if self._inventory is None:
             return
         token, limit = opportunity.repay, opportunity.repay_limit
-        key = (token.address, opportunity.spender)
         self._spent[token.address] = self._spent.get(token.address, 0) + limit
+        if opportunity.spender is None:
+            return
+        key = (token.address, opportunity.spender)
         self._pulled[key] = self._pulled.get(key, 0) + limit
         if self._allowance(key) < self._pulled[key]:
             self._granted[key] = self._cap(candidate, token)
+
+    def _left(self, payment: Payment) -> int:
+        """Return what is left of a balance; of native currency, what one transaction may carry and gas does not need."""
+        held = self._inventory.balances.get(payment.token.address, 0) if self._inventory else 0
+        left = held - self._spent.get(payment.token.address, 0)
+        if not payment.is_native:
+            return left
+        return min(left - self._policy.low_balance_wei, self._policy.max_value_wei)
 
     def _allowance(self, key: tuple[Address, Address]) -> int:
         """Return the allowance that the plans so far will find."""
@@ -90,13 +121,19 @@ class Purse:
         """Convert the operator's cap to the token's units at the market's price."""
         unit = TokenAmount(10**token.decimals)
         unit_base = candidate.snapshot.value_base(token.address, unit)
-        return TokenAmount(self._approval_base * unit // unit_base) if unit_base else TokenAmount(0)
+        return TokenAmount(self._policy.approval_base * unit // unit_base) if unit_base else TokenAmount(0)
 
 
 def plan(
-    head: BlockHead, candidates: Sequence[Candidate], inventory: Inventory | None, limits: Limits, policy: Policy
+    head: BlockHead,
+    candidates: Sequence[Candidate],
+    inventory: Inventory | None,
+    limits: Limits,
+    policy: Policy,
+    *,
+    chores: Sequence[Chore] = (),
 ) -> Planned:
-    """Decide every candidate exactly once, best value first."""
+    """Decide every candidate exactly once, best value first, and add the chores that are worth their gas."""
     decisions: list[DecisionRecord] = []
     priced: list[_Priced] = []
     for candidate in candidates:
@@ -106,7 +143,7 @@ def plan(
         else:
             decisions.append(verdict)
     priced.sort(key=lambda each: (-each.net_base, each.candidate.key))
-    purse = Purse(None if policy.mode is Mode.OBSERVE else inventory, policy.approval_base)
+    purse = Purse(None if policy.mode is Mode.OBSERVE else inventory, policy)
     plans: list[Plan] = []
     for each in priced:
         if policy.mode is Mode.OBSERVE:
@@ -119,6 +156,9 @@ def plan(
                 plans.append(made)
             else:
                 decisions.append(made)
+    if policy.mode is Mode.LIVE:
+        settled = (_settle(head, chore, limits) for chore in chores)
+        plans += [each for each in settled if each is not None]
     batch = Batch(head, purse.approvals, tuple(plans)) if plans else None
     return Planned(tuple(decisions), batch)
 
@@ -139,7 +179,7 @@ def _price(head: BlockHead, candidate: Candidate, limits: Limits, policy: Policy
     assessment = candidate.assessment
     if limits.is_locked(candidate.key):
         return _skip(head, candidate, Reason.IN_FLIGHT)
-    if candidate.position.account == policy.signer:
+    if candidate.key.account == policy.signer:
         return _skip(head, candidate, Reason.RECEIVER_IS_BORROWER)
     if not assessment.opportunities:
         return _skip(head, candidate, assessment.blocked or Reason.UNKNOWN)
@@ -147,7 +187,7 @@ def _price(head: BlockHead, candidate: Candidate, limits: Limits, policy: Policy
     native = candidate.snapshot.native_price_base
     if native is None:
         return _skip(head, candidate, Reason.NATIVE_PRICE_UNKNOWN, best.gross_profit_base)
-    net = Base(best.gross_profit_base - _gas_base(head, candidate, native))
+    net = Base(best.gross_profit_base - _gas_base(head, candidate.market, native))
     if net < policy.min_profit_base:
         return _skip(head, candidate, Reason.UNPROFITABLE, net)
     cool = limits.cooling(candidate.key, head.number, candidate.position, best.gross_profit_base)
@@ -163,19 +203,19 @@ def _fund(head: BlockHead, priced: _Priced, purse: Purse, policy: Policy) -> Pla
     opportunities: Sequence[Opportunity] = (priced.best,)
     blocked: Reason | None = None
     if budget is not None:
-        funded = candidate.market.rules.assess(candidate.position, candidate.snapshot, priced.best.at_s, budget)
+        funded = candidate.market.rules.assess(candidate.position, candidate.snapshot, priced.best.at, budget)
         opportunities, blocked = funded.opportunities, funded.blocked
     if not opportunities:
         reason = Reason.DUST_RULE if blocked is Reason.DUST_RULE else Reason.INSUFFICIENT_INVENTORY
         return _skip(head, candidate, reason, priced.net_base, _short_of(priced.best, budget))
     best = opportunities[0]
     native = candidate.snapshot.native_price_base or Base(0)
-    net = Base(best.gross_profit_base - _gas_base(head, candidate, native))
+    net = Base(best.gross_profit_base - _gas_base(head, candidate.market, native))
     if net < policy.min_profit_base:
         return _skip(head, candidate, Reason.INSUFFICIENT_INVENTORY, net, _short_of(priced.best, budget))
     purse.pay(candidate, best)
     return Plan(
-        id=_plan_id(head, candidate),
+        id=_plan_id(head, candidate.key),
         head=head,
         opportunity=best,
         call=candidate.market.calls.liquidation(best),
@@ -185,21 +225,41 @@ def _fund(head: BlockHead, priced: _Priced, purse: Purse, policy: Policy) -> Pla
     )
 
 
+def _settle(head: BlockHead, chore: Chore, limits: Limits) -> Plan | None:
+    """Plan a chore that pays for its gas and is neither in flight nor cooling down."""
+    step, native = chore.opportunity, chore.snapshot.native_price_base
+    if native is None or limits.is_locked(step.key):
+        return None
+    if step.gross_profit_base - _gas_base(head, chore.market, native) < 0:
+        return None
+    if limits.cooling(step.key, head.number, None, step.gross_profit_base) is not None:
+        return None
+    return Plan(
+        id=_plan_id(head, step.key),
+        head=head,
+        opportunity=step,
+        call=chore.market.calls.liquidation(step),
+        gas_estimate=chore.market.calls.GAS_ESTIMATE,
+        native_price_base=native,
+        min_profit_base=Base(0),
+    )
+
+
 def _short_of(wanted: Opportunity, budget: Mapping[Address, TokenAmount] | None) -> str:
     held = (budget or {}).get(wanted.repay.address, TokenAmount(0))
     return f"needs {wanted.repay_limit} of {wanted.repay.symbol}, may spend {held}"
 
 
-def _gas_base(head: BlockHead, candidate: Candidate, native: Base) -> Base:
+def _gas_base(head: BlockHead, market: Market, native: Base) -> Base:
     """Value the protocol's typical gas at the head's base fee, rounded up; the sender prices it exactly."""
-    wei = candidate.market.calls.GAS_ESTIMATE * head.base_fee_wei
+    wei = market.calls.GAS_ESTIMATE * head.base_fee_wei
     return Base(-(-wei * native // 10**18))
 
 
-def _plan_id(head: BlockHead, candidate: Candidate) -> str:
+def _plan_id(head: BlockHead, key: PositionKey) -> str:
     """Name a plan by what it is for, so that the same decision always has the same name."""
     digest = blake2b(digest_size=8)
-    digest.update(head.hash + candidate.position.account + candidate.market.name.encode())
+    digest.update(head.hash + key.id + key.market.encode())
     return digest.hexdigest()
 
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from keeper.domain.chain import Moment
 from keeper.domain.ports import Market, Position, Snapshot
 from keeper.domain.position import Assessment, PositionKey
-from keeper.domain.units import Address
+from keeper.domain.units import PositionId
 from keeper.engine.book import Book
 from keeper.engine.screen import Screen
 
@@ -22,7 +23,7 @@ class Candidate:
     @property
     def key(self) -> PositionKey:
         """Return which position it is."""
-        return PositionKey(self.market.name, self.position.account)
+        return PositionKey(self.market.name, self.position.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +53,17 @@ class MarketBook:
         """Write every row again, after the market's parameters changed."""
         self.put(list(self.book), snapshot)
 
-    def scan(self, snapshot: Snapshot, at_s: int, always: frozenset[Address] = frozenset()) -> Scan:
-        """Find every position that can be liquidated at a time; `always` are decided exactly whatever the screen says."""
-        for account in self.book.take_changed():
-            self._screen.put(account, self.book.row(account))
+    def scan(self, snapshot: Snapshot, at: Moment, always: frozenset[PositionId] = frozenset()) -> Scan:
+        """Find every position that can be liquidated at a moment; `always` are decided exactly whatever the screen says."""
+        for key in self.book.take_changed():
+            self._screen.put(key, self.book.row(key))
         rules = self.market.rules
-        suspects = set(self._screen.suspects(rules.weights(snapshot, self.book.columns, at_s)))
-        suspects |= {account for account in always if account in self.book}
+        suspects = set(self._screen.suspects(rules.weights(snapshot, self.book.columns, at)))
+        suspects |= {key for key in always if key in self.book}
         candidates = []
-        for account in sorted(suspects):
-            position = self.book.accounts[account]
-            assessment = rules.assess(position, snapshot, at_s, None)
+        for key in sorted(suspects):
+            position = self.book.positions[key]
+            assessment = rules.assess(position, snapshot, at, None)
             if assessment.health.is_liquidatable:
                 candidates.append(Candidate(self.market, snapshot, position, assessment))
         return Scan(len(self.book), len(suspects), tuple(candidates))

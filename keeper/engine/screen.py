@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keeper.domain.position import Row, Weight
-from keeper.domain.units import Address, Column
+from keeper.domain.units import Column, PositionId
 
 MAX_ENTRIES: Final = 60
 _GAMMA: Final = 70.0 * 2.0**-53
@@ -31,30 +31,30 @@ class Screen:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._rows: dict[Address, Row] = {}
-        self._packed: list[Address] = []
-        self._place: dict[Address, int] = {}
+        self._rows: dict[PositionId, Row] = {}
+        self._packed: list[PositionId] = []
+        self._place: dict[PositionId, int] = {}
         self._starts: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
         self._columns: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
         self._amounts: NDArray[np.float64] = np.zeros(0)
         self._fresh: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
-        self._dirty: set[Address] = set()
+        self._dirty: set[PositionId] = set()
         self._number: dict[Column, int] = {}
 
-    def put(self, account: Address, row: Row | None) -> None:
-        """Set an account's row, or remove it."""
-        place = self._place.get(account)
+    def put(self, key: PositionId, row: Row | None) -> None:
+        """Set a position's row, or remove it."""
+        place = self._place.get(key)
         if place is not None:
             self._fresh[place] = False
         if row is None:
-            self._rows.pop(account, None)
-            self._dirty.discard(account)
+            self._rows.pop(key, None)
+            self._dirty.discard(key)
         else:
-            self._rows[account] = row
-            self._dirty.add(account)
+            self._rows[key] = row
+            self._dirty.add(key)
 
-    def suspects(self, weights: Mapping[Column, Weight]) -> list[Address]:
-        """Name every account that is not certainly solvent under the weights.
+    def suspects(self, weights: Mapping[Column, Weight]) -> list[PositionId]:
+        """Name every position that is not certainly solvent under the weights.
 
         Rows with more than `MAX_ENTRIES` entries, or with a value that is not a number, are always suspects.
         """
@@ -62,12 +62,12 @@ class Screen:
             self._pack()
         factors, relative, slack = self._vectors(weights)
         found = self._packed_suspects(factors, relative, slack)
-        found.extend(account for account in self._dirty if self._is_suspect(account, factors, relative, slack))
+        found.extend(key for key in self._dirty if self._is_suspect(key, factors, relative, slack))
         return found
 
     def _packed_suspects(
         self, factors: NDArray[np.float64], relative: NDArray[np.float64], slack: NDArray[np.float64]
-    ) -> list[Address]:
+    ) -> list[PositionId]:
         if not self._packed:
             return []
         with np.errstate(over="ignore", invalid="ignore"):
@@ -80,12 +80,12 @@ class Screen:
 
     def _is_suspect(
         self,
-        account: Address,
+        key: PositionId,
         factors: NDArray[np.float64],
         relative: NDArray[np.float64],
         slack: NDArray[np.float64],
     ) -> bool:
-        row = self._rows[account]
+        row = self._rows[key]
         if len(row) > MAX_ENTRIES:
             return True
         margin = allowance = 0.0
@@ -99,8 +99,8 @@ class Screen:
     def _vectors(
         self, weights: Mapping[Column, Weight]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        for account in self._dirty:
-            for column, _ in self._rows[account]:
+        for key in self._dirty:
+            for column, _ in self._rows[key]:
                 self._number.setdefault(column, len(self._number))
         factors = np.full(len(self._number), np.nan)
         relative = np.zeros(len(self._number))
@@ -110,25 +110,25 @@ class Screen:
             if weight is not None:
                 factors[number] = weight.numerator / weight.denominator
                 relative[number] = _GAMMA + (1.0 / weight.relative_divisor if weight.relative_divisor else 0.0)
-                slack[number] = float(weight.slack_base)
+                slack[number] = float(weight.slack)
         return factors, relative, slack
 
     def _pack(self) -> None:
         """Copy all rows of a provable size into arrays; longer ones stay in the overlay, where all are suspects."""
-        packed = [account for account, row in self._rows.items() if 0 < len(row) <= MAX_ENTRIES]
-        self._dirty = {account for account, row in self._rows.items() if not 0 < len(row) <= MAX_ENTRIES}
-        for account in packed:
-            for column, _ in self._rows[account]:
+        packed = [key for key, row in self._rows.items() if 0 < len(row) <= MAX_ENTRIES]
+        self._dirty = {key for key, row in self._rows.items() if not 0 < len(row) <= MAX_ENTRIES}
+        for key in packed:
+            for column, _ in self._rows[key]:
                 self._number.setdefault(column, len(self._number))
         lengths = np.fromiter((len(self._rows[a]) for a in packed), dtype=np.intp, count=len(packed))
         self._starts = np.concatenate((np.zeros(1, dtype=np.intp), np.cumsum(lengths)[:-1])) if packed else lengths
         total = int(lengths.sum())
-        flat = (entry for account in packed for entry in self._rows[account])
+        flat = (entry for key in packed for entry in self._rows[key])
         numbers, amounts = np.empty(total, dtype=np.intp), np.empty(total)
         for place, (column, amount) in enumerate(flat):
             numbers[place] = self._number[column]
             amounts[place] = float(amount)
         self._columns, self._amounts = numbers, amounts
         self._packed = packed
-        self._place = {account: place for place, account in enumerate(packed)}
+        self._place = {key: place for place, key in enumerate(packed)}
         self._fresh = np.ones(len(packed), dtype=np.bool_)

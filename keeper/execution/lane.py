@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from keeper.domain.position import PositionKey
 from keeper.domain.units import Address
 from keeper.execution.fees import FeeQuote
-from keeper.execution.simulate import Pending, allowance_of
+from keeper.execution.simulate import Pending, Step, allowance_of, step_of
 from keeper.store.records import Attempt, AttemptKind, AttemptState, Entry, IntentState
 
 
@@ -40,6 +40,12 @@ class Slot:
         return opportunity.key if opportunity else None
 
     @property
+    def step(self) -> Step | None:
+        """Return what it does to that position."""
+        opportunity = self.entry.intent.opportunity
+        return step_of(opportunity) if opportunity else None
+
+    @property
     def is_live(self) -> bool:
         """Return whether it was not mined yet."""
         return self.entry.intent.state is IntentState.LIVE
@@ -63,7 +69,8 @@ class Slot:
     @property
     def worst_cost_wei(self) -> int:
         """Return what it takes from the signer at most."""
-        return max(each.gas_limit * each.max_fee_wei for each in self.entry.attempts)
+        gas = max(each.gas_limit * each.max_fee_wei for each in self.entry.attempts)
+        return gas + self.entry.intent.call.value_wei
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from keeper.domain.plan import Batch, Plan, Realised
 from keeper.domain.units import Address, Base, Wei
 from keeper.execution.fees import FeeMarket, FeePolicy, FeeQuote, gas_budget_wei, gas_limit, quote, read_market
 from keeper.execution.ports import Network, Observer
-from keeper.execution.simulate import Allowance, Grant, Pending, Simulator, Trial, Tried
+from keeper.execution.simulate import Allowance, Grant, Pending, Simulator, Trial, Tried, needs
 from keeper.execution.verdicts import Skipped, skip
 
 
@@ -28,9 +28,14 @@ class Bid:
     profit_base: Base
 
     @property
+    def worst_gas_wei(self) -> int:
+        """Return what its gas costs at most."""
+        return self.gas_limit * self.quote.max_fee_wei
+
+    @property
     def worst_cost_wei(self) -> int:
         """Return what it takes from the signer at most."""
-        return self.gas_limit * self.quote.max_fee_wei
+        return self.worst_gas_wei + self.call.value_wei
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +105,14 @@ def price(trial: Trial, market: FeeMarket, policy: FeePolicy) -> tuple[list[Bid]
         *trial.skipped,
         *(skip(plan, Reason.SIMULATION_FAILED, "waits for its allowance") for plan in trial.waiting),
     ]
-    gas_of: dict[Allowance, int] = {}
+    gas_of: dict[Allowance | None, int] = {}
     for grant in trial.grants:
         gas_of[grant.allowance] = gas_of.get(grant.allowance, 0) + grant.gas_used
     priced: list[_Priced] = []
-    payers: dict[Allowance, list[_Priced]] = {}
+    payers: dict[Allowance | None, list[_Priced]] = {}
     waiting = [Tried(plan, plan.gas_estimate, None) for plan in trial.waiting]
     for tried in (*trial.tried, *waiting):
-        allowance = tried.plan.opportunity.repay.address, tried.plan.opportunity.spender
+        allowance = needs(tried.plan)
         extra = 0 if allowance in payers else gas_of.get(allowance, 0)
         each = _price(tried, extra, market, policy)
         if isinstance(each, Skipped):

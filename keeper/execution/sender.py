@@ -255,7 +255,7 @@ class Sender:
             else:
                 short = bid.worst_cost_wei - left
                 self._observer.event("funds.low", balance_wei=prepared.funds.balance_wei, short_wei=short)
-                detail = f"needs {bid.worst_cost_wei} wei for gas: top up {short}"
+                detail = f"needs {bid.worst_cost_wei} wei: top up {short}"
                 refused.append(skip(bid.plan, Reason.INSUFFICIENT_GAS_MONEY, detail))
         is_pointless = all(bid.plan is None for bid in bids) and (refused or left < 0)
         if is_pointless or self._is_stopping:

@@ -119,7 +119,7 @@ def outcome(
             ended, result=Result.WON, reason=None, detail="", realised=total([each.realised for each in taken])
         )
     if receipt.succeeded:
-        return replace(ended, reason=Reason.UNKNOWN, detail="the call succeeded without liquidating")
+        return replace(ended, reason=Reason.UNKNOWN, detail="the call succeeded without doing its work")
     if rival is not None and rival.log.block_number <= receipt.block_number:
         by = f"taken by 0x{rival.liquidator.hex()} in block {rival.log.block_number}"
         return replace(ended, result=Result.LOST, reason=Reason.LOST_RACE, detail=by)

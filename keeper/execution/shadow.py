@@ -14,7 +14,7 @@ from keeper.errors import Stale, Transient
 from keeper.execution.fees import FeePolicy
 from keeper.execution.ports import Network, Observer, SilentObserver
 from keeper.execution.prepare import Bid, Preparation
-from keeper.execution.simulate import Pending, Simulator
+from keeper.execution.simulate import Pending, Simulator, step_of
 from keeper.execution.verdicts import Verdict, skip
 
 
@@ -104,8 +104,9 @@ class ShadowSender:
     async def on_head(self, head: BlockHead, taken: Sequence[Taken] = ()) -> None:
         """Score what the chain has decided, and what it has left alone for long enough."""
         for each in taken:
-            watched = self._watched.pop(each.key, None)
-            if watched is not None:
+            watched = self._watched.get(each.key)
+            if watched is not None and step_of(each) == step_of(watched.plan.opportunity):
+                del self._watched[each.key]
                 waited = each.log.block_number - watched.block
                 rank = Rank.FIRST if waited > 1 else Rank.SAME_BLOCK if waited == 1 else Rank.LATE
                 self._score(watched, rank, waited, each.liquidator)
@@ -121,6 +122,6 @@ class ShadowSender:
         return frozenset()
 
     def _score(self, watched: _Watched, rank: Rank, waited_blocks: int, rival: Address | None) -> None:
-        cost = Wei(watched.bid.worst_cost_wei)
+        cost = Wei(watched.bid.worst_gas_wei)
         plan = watched.plan
         self._deliver(Score(plan.id, plan.key, rank, waited_blocks, rival, watched.bid.profit_base, cost))

@@ -23,7 +23,9 @@ class PolicyRefused(Unsafe):
 
 @dataclass(frozen=True, slots=True)
 class SigningPolicy:
-    """What may be signed: calls by target and selector, allowances by token and spender, and never any value.
+    """What may be signed: calls by target and selector, allowances by token and spender.
+
+    Value goes only with calls that are named as payable, and never more of it than `max_value_wei`.
 
     A transfer of nothing to oneself with no data is always allowed: it cancels.
     """
@@ -31,7 +33,9 @@ class SigningPolicy:
     chain_id: int
     max_fee_wei: Wei
     max_gas_limit: int
+    max_value_wei: Wei = Wei(0)
     calls: frozenset[tuple[Address, bytes]] = frozenset()
+    payable: frozenset[tuple[Address, bytes]] = frozenset()
     approvals: frozenset[tuple[Address, Address]] = frozenset()
 
 
@@ -104,8 +108,9 @@ class Signer:
         policy = self.policy
         if transaction.chain_id != policy.chain_id or policy.chain_id <= 0:
             return f"chain {transaction.chain_id} is not {policy.chain_id}"
-        if transaction.value_wei != 0:
-            return "it sends value"
+        is_payable = (transaction.to, transaction.data[:4]) in policy.payable
+        if transaction.value_wei != 0 and not (is_payable and 0 < transaction.value_wei <= policy.max_value_wei):
+            return f"it sends {transaction.value_wei} wei of value"
         if transaction.max_fee_wei > policy.max_fee_wei:
             return f"a fee of {transaction.max_fee_wei} wei is above the cap of {policy.max_fee_wei}"
         if not 0 <= transaction.tip_wei <= transaction.max_fee_wei:

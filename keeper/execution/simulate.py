@@ -9,8 +9,8 @@ from keeper.chain.simulation import Simulated
 from keeper.domain.chain import BlockHead, Call
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Approval, Plan, Realised
-from keeper.domain.ports import Market
-from keeper.domain.position import PositionKey
+from keeper.domain.ports import Market, Taken
+from keeper.domain.position import Action, Opportunity, PositionKey
 from keeper.domain.units import Address, TokenAmount
 from keeper.execution.ports import Network
 from keeper.execution.signer import APPROVE
@@ -18,6 +18,8 @@ from keeper.execution.verdicts import Skipped, skip
 
 Allowance = tuple[Address, Address]
 """A token and its spender."""
+Step = tuple[PositionKey, Action]
+"""What is done to a position: that its liquidation is prepared is not that it is liquidated."""
 
 _ZERO: Final = TokenAmount(0)
 
@@ -94,7 +96,7 @@ class Simulator:
         Raises: Transient, Stale.
         """
         wanted = [each for each in approvals if (each.token, each.spender) not in pending.allowances]
-        at_s = max(plan.opportunity.at_s for plan in plans)
+        at_s = max(plan.opportunity.at.time_s for plan in plans)
         resets: frozenset[Allowance] = frozenset()
         while True:
             steps = _steps(wanted, resets)
@@ -141,8 +143,8 @@ class Simulator:
     ) -> Trial:
         """Do without a sequence: a plan that needs an allowance waits until that is mined."""
         missing = {(each.token, each.spender) for each in approvals} | pending.allowances
-        waiting = [plan for plan in plans if _needs(plan) in missing]
-        ready = [plan for plan in plans if _needs(plan) not in missing]
+        waiting = [plan for plan in plans if needs(plan) in missing]
+        ready = [plan for plan in plans if needs(plan) not in missing]
         results = await self._each(head, [plan.call for plan in ready])
         tried, skipped = self._read(ready, results, set())
         grants = []
@@ -166,7 +168,7 @@ class Simulator:
     ) -> tuple[list[Tried], list[Skipped]]:
         tried, skipped = [], []
         for plan, result in zip(plans, results, strict=True):
-            read = self._read_one(plan, result, is_blocked=_needs(plan) in failed)
+            read = self._read_one(plan, result, is_blocked=needs(plan) in failed)
             if isinstance(read, Tried):
                 tried.append(read)
             else:
@@ -180,12 +182,16 @@ class Simulator:
             return skip(plan, *self.explain(plan.key, result.data))
         if result.logs is None:
             return Tried(plan, result.gas_used, None)
-        taken = [
-            each for each in self._markets[plan.key.market].reader.liquidations(result.logs) if each.key == plan.key
-        ]
+        reported = self._markets[plan.key.market].reader.liquidations(result.logs)
+        taken = [each for each in reported if step_of(each) == step_of(plan.opportunity)]
         if not taken:
-            return skip(plan, Reason.SIMULATION_FAILED, "the call succeeds without liquidating")
+            return skip(plan, Reason.SIMULATION_FAILED, "the call succeeds without doing its work")
         return Tried(plan, result.gas_used, total([each.realised for each in taken]))
+
+
+def step_of(what: Opportunity | Taken) -> Step:
+    """Return which step of which position is planned, or was made."""
+    return what.key, what.action
 
 
 def total(parts: Sequence[Realised]) -> Realised:
@@ -196,8 +202,10 @@ def total(parts: Sequence[Realised]) -> Realised:
     )
 
 
-def _needs(plan: Plan) -> Allowance:
-    return plan.opportunity.repay.address, plan.opportunity.spender
+def needs(plan: Plan) -> Allowance | None:
+    """Return the allowance that a plan's call pulls by, if any."""
+    what = plan.opportunity
+    return None if what.spender is None else (what.repay.address, what.spender)
 
 
 def _steps(approvals: Sequence[Approval], resets: frozenset[Allowance]) -> list[tuple[Allowance, Call]]:

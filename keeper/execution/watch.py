@@ -8,14 +8,13 @@ from keeper.domain.chain import BlockHead, Receipt
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Outcome
 from keeper.domain.ports import Market, Taken
-from keeper.domain.position import PositionKey
 from keeper.domain.units import BlockHash, TxHash
 from keeper.errors import Stale, Transient
 from keeper.execution.lane import Lane, Slot
 from keeper.execution.policy import SenderPolicy
 from keeper.execution.ports import Network, Observer
 from keeper.execution.settle import Phase, attempt_of, closed, foreign, is_final, look, mined, outcome, unmined
-from keeper.execution.simulate import Simulator
+from keeper.execution.simulate import Simulator, Step, step_of
 from keeper.store.journal import Journal
 from keeper.store.records import AttemptKind, Changes, Ending, Entry
 
@@ -58,7 +57,7 @@ class Watch:
         self._policy = policy
         self._observer = observer
         self._blocks: dict[int, BlockHash] = {}
-        self._rivals: dict[PositionKey, Taken] = {}
+        self._rivals: dict[Step, Taken] = {}
 
     def remember(self, head: BlockHead, taken: Iterable[Taken]) -> None:
         """Take a head into our chain of hashes, and note who else took what we are after."""
@@ -69,12 +68,12 @@ class Watch:
         }
         self._blocks[head.number - 1] = head.parent_hash
         self._blocks[head.number] = head.hash
-        slots = {slot.key: slot for slot in self._lane.ordered}
-        self._rivals = {key: rival for key, rival in self._rivals.items() if key in slots}
+        slots = {slot.step: slot for slot in self._lane.ordered}
+        self._rivals = {step: rival for step, rival in self._rivals.items() if step in slots}
         for each in taken:
-            slot = slots.get(each.key)
+            slot = slots.get(step_of(each))
             if slot is not None and each.liquidator != self._lane.sender:
-                self._rivals.setdefault(each.key, each)
+                self._rivals.setdefault(step_of(each), each)
                 slot.is_suspect = True
 
     async def standing(self) -> Standing:
@@ -147,10 +146,10 @@ class Watch:
         if opportunity is not None and receipt is not None:
             market = self._markets.get(opportunity.key.market)  # it may have left the chain file meanwhile
             logs = market.reader.liquidations(receipt.logs) if market else ()
-            taken = [each for each in logs if each.key == opportunity.key]
+            taken = [each for each in logs if step_of(each) == step_of(opportunity)]
             if not receipt.succeeded:
                 revert = await self._why(change.entry, receipt)
-        rival = self._rivals.get(opportunity.key) if opportunity else None
+        rival = self._rivals.get(step_of(opportunity)) if opportunity else None
         change.outcome = outcome(change.entry, receipt, taken, rival, revert)
         change.entry = closed(change.entry)
         change.is_over = True

@@ -87,6 +87,8 @@ class Event(StrEnum):
     TX_GAP_FILLED = "tx.gap_filled", "warning", "nonce", "an empty transaction closes a gap"
     LIQUIDATION_WON = "liquidation.won", "info", "plan_id", "ours was the liquidation"
     LIQUIDATION_LOST = "liquidation.lost", "info", "", "somebody else was faster"
+    STEP_DONE = "step.done", "info", "plan_id action", "a call before or after a liquidation did its work"
+    STEP_FAILED = "step.failed", "warning", "plan_id", "a call before or after a liquidation did not"
     SHADOW_SCORED = "shadow.scored", "info", "plan_id rank", "what the chain did with a plan that was not sent"
     FUNDS_LOW = "funds.low", "warning", "balance_wei", "gas will soon be unaffordable"
     FUNDS_SWEPT = "funds.swept", "info", "", "proceeds were moved away"

@@ -88,8 +88,8 @@ class Metrics:
     def _decisions(self) -> None:
         self.positions = self._gauge("positions", "Positions watched", "market")
         self.positions_liquidatable = self._gauge("positions_liquidatable", "Positions to liquidate now", "market")
-        self.quarantined = self._plain_gauge("quarantined", "Accounts with impossible values")
-        self.parity_checks = self._counter("parity_checks", "Accounts compared with the protocol's view", "result")
+        self.quarantined = self._plain_gauge("quarantined", "Positions with impossible values")
+        self.parity_checks = self._counter("parity_checks", "Positions compared with the protocol's view", "result")
         self.decisions = self._counter("decisions", "Decisions on liquidatable positions", "outcome", "reason")
 
     def _transactions(self) -> None:

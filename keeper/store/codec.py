@@ -5,11 +5,11 @@ from typing import Any, Final
 
 from sqlalchemy import RowMapping
 
-from keeper.domain.chain import Call
+from keeper.domain.chain import Call, Moment
 from keeper.domain.outcome import Reason, Result
 from keeper.domain.plan import Outcome, Realised
-from keeper.domain.position import Opportunity, PositionKey, Token
-from keeper.domain.units import Address, Base, BlockHash, TokenAmount, TxHash, Wei
+from keeper.domain.position import Action, Opportunity, PositionKey, Token
+from keeper.domain.units import Address, Base, BlockHash, PositionId, TokenAmount, TxHash, Wei
 from keeper.store.records import (
     Attempt,
     AttemptKind,
@@ -28,8 +28,12 @@ _AMOUNTS: Final = (
     "seized_amount",
     "seized_base",
     "protocol_fee_amount",
-    "at_s",
 )
+
+
+def position_key(row: RowMapping) -> PositionKey:
+    """Read which position a row is about."""
+    return PositionKey(row["market"], PositionId(row["account"] + row["part"]))
 
 
 def opportunity_to_json(opportunity: Opportunity | None) -> str | None:
@@ -38,8 +42,12 @@ def opportunity_to_json(opportunity: Opportunity | None) -> str | None:
         return None
     fields: dict[str, Any] = {name: str(getattr(opportunity, name)) for name in _AMOUNTS}
     fields["market"] = opportunity.key.market
-    fields["account"] = opportunity.key.account.hex()
-    fields["spender"] = opportunity.spender.hex()
+    fields["id"] = opportunity.key.id.hex()
+    fields["spender"] = opportunity.spender.hex() if opportunity.spender else None
+    fields["target"] = opportunity.target.hex()
+    fields["terms"] = opportunity.terms.hex()
+    fields["action"] = opportunity.action.value
+    fields["at"] = [opportunity.at.block, opportunity.at.time_s]
     for side in ("repay", "seize"):
         token: Token = getattr(opportunity, side)
         fields[side] = [token.address.hex(), token.symbol, token.decimals]
@@ -52,7 +60,7 @@ def opportunity_from_json(document: str | None) -> Opportunity | None:
         return None
     fields = json.loads(document)
     return Opportunity(
-        key=PositionKey(fields["market"], Address(bytes.fromhex(fields["account"]))),
+        key=PositionKey(fields["market"], PositionId(bytes.fromhex(fields["id"]))),
         repay=_token(fields["repay"]),
         repay_amount=TokenAmount(int(fields["repay_amount"])),
         repay_limit=TokenAmount(int(fields["repay_limit"])),
@@ -61,8 +69,11 @@ def opportunity_from_json(document: str | None) -> Opportunity | None:
         seized_amount=TokenAmount(int(fields["seized_amount"])),
         seized_base=Base(int(fields["seized_base"])),
         protocol_fee_amount=TokenAmount(int(fields["protocol_fee_amount"])),
-        spender=Address(bytes.fromhex(fields["spender"])),
-        at_s=int(fields["at_s"]),
+        spender=Address(bytes.fromhex(fields["spender"])) if fields["spender"] else None,
+        target=Address(bytes.fromhex(fields["target"])),
+        at=Moment(*fields["at"]),
+        terms=bytes.fromhex(fields["terms"]),
+        action=Action(fields["action"]),
     )
 
 
@@ -79,6 +90,7 @@ def intent_row(intent: Intent) -> dict[str, Any]:
         "plan_id": intent.plan_id,
         "market": key.market if key else None,
         "account": key.account if key else None,
+        "part": key.part if key else b"",
         "target": intent.call.to,
         "data": intent.call.data,
         "value_wei": intent.call.value_wei,
@@ -160,6 +172,7 @@ def outcome_row(ending: Ending) -> dict[str, Any]:
         "plan_id": outcome.plan_id,
         "market": outcome.key.market,
         "account": outcome.key.account,
+        "part": outcome.key.part,
         "result": outcome.result.value,
         "reason": outcome.reason.value if outcome.reason else None,
         "detail": outcome.detail,
@@ -179,7 +192,7 @@ def read_outcome(row: RowMapping) -> Outcome:
         realised = Realised(TokenAmount(row["repaid_amount"]), TokenAmount(row["seized_amount"]))
     return Outcome(
         plan_id=row["plan_id"],
-        key=PositionKey(row["market"], Address(row["account"])),
+        key=position_key(row),
         result=Result(row["result"]),
         reason=Reason(row["reason"]) if row["reason"] else None,
         detail=row["detail"],

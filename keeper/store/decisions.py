@@ -14,6 +14,7 @@ from keeper.domain.outcome import Decision, Reason
 from keeper.domain.plan import DecisionRecord
 from keeper.domain.position import PositionKey
 from keeper.domain.units import Address
+from keeper.store.codec import position_key
 from keeper.store.database import Database
 from keeper.store.schema import decision as table
 
@@ -136,6 +137,7 @@ def _row(span: _Open) -> dict[str, Any]:
         "id": span.row,
         "market": last.key.market,
         "account": last.key.account,
+        "part": last.key.part,
         "decision": last.decision.value,
         "reason": last.reason.value if last.reason else None,
         "plan_id": last.plan_id,
@@ -151,7 +153,7 @@ def _row(span: _Open) -> dict[str, Any]:
 
 def _span(row: RowMapping) -> Span:
     last = DecisionRecord(
-        key=PositionKey(row["market"], Address(row["account"])),
+        key=position_key(row),
         block=row["last_block"],
         decision=Decision(row["decision"]),
         reason=Reason(row["reason"]) if row["reason"] else None,

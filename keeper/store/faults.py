@@ -23,6 +23,7 @@ class Fault(StrEnum):
     CANNOT_OPEN = "cannot_open"
     MISSING = "missing"
     SCHEMA = "schema"
+    OUTDATED = "outdated"
     OTHER_CHAIN = "other_chain"
     INPUT_OUTPUT = "input_output"
 
@@ -47,6 +48,7 @@ _CURE: Final = {
     Fault.CANNOT_OPEN: "check that the state directory exists and belongs to the keeper's user",
     Fault.MISSING: "there is nothing to read yet: run the keeper with this state directory first",
     Fault.SCHEMA: "install the keeper that wrote it, or a newer one",
+    Fault.OUTDATED: "start this keeper on it once, which brings it up to date",
     Fault.OTHER_CHAIN: "give each chain a state directory of its own",
     Fault.INPUT_OUTPUT: "the disk refuses reads or writes: check the volume",
 }

@@ -1,5 +1,6 @@
 """The tables, and how an older file becomes a newer one: one transaction per step, never backwards."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +43,11 @@ class Amount(TypeDecorator[int]):
         return None if value is None else int(value)
 
 
+def _part() -> Column[bytes]:
+    """Return what stands beside an account where a market knows several positions of it."""
+    return Column("part", LargeBinary, nullable=False, server_default=text("x''"))
+
+
 metadata: Final = MetaData()
 
 version_table: Final = Table("schema_version", metadata, Column("version", Integer, nullable=False))
@@ -64,6 +70,7 @@ intent: Final = Table(
     Column("plan_id", Text),
     Column("market", Text),
     Column("account", LargeBinary),
+    _part(),
     Column("target", LargeBinary, nullable=False),
     Column("data", LargeBinary, nullable=False),
     Column("value_wei", Amount, nullable=False),
@@ -113,6 +120,7 @@ outcome: Final = Table(
     Column("plan_id", Text, nullable=False),
     Column("market", Text, nullable=False),
     Column("account", LargeBinary, nullable=False),
+    _part(),
     Column("result", Text, nullable=False),
     Column("reason", Text),
     Column("detail", Text, nullable=False),
@@ -149,6 +157,7 @@ decision: Final = Table(
     Column("id", Integer, primary_key=True),
     Column("market", Text, nullable=False),
     Column("account", LargeBinary, nullable=False),
+    _part(),
     Column("decision", Text, nullable=False),
     Column("reason", Text),
     Column("plan_id", Text),
@@ -170,7 +179,23 @@ def _create_everything(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
-STEPS: Final[Sequence[Step]] = (_create_everything,)
+def _tell_positions_apart(connection: Connection) -> None:
+    """Give an account's positions parts, and opportunities the words that their calls are made of."""
+    for table in (intent, outcome, decision):
+        if all(each["name"] != "part" for each in inspect(connection).get_columns(table.name)):
+            connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN part BLOB NOT NULL DEFAULT x''"))
+    for table, key in ((intent, intent.c.id), (outcome, outcome.c.intent_id)):
+        stored = select(key, table.c.opportunity).where(table.c.opportunity.is_not(None))
+        for row, document in connection.execute(stored).all():
+            fields = json.loads(document)
+            if "at_s" in fields:
+                fields["id"], fields["at"] = fields.pop("account"), [0, int(fields.pop("at_s"))]
+                fields |= {"target": fields["spender"], "terms": "", "action": "liquidate"}
+                rewritten = json.dumps(fields, separators=(",", ":"), sort_keys=True)
+                connection.execute(update(table).where(key == row).values(opportunity=rewritten))
+
+
+STEPS: Final[Sequence[Step]] = (_create_everything, _tell_positions_apart)
 """What turns version n into version n + 1. A released step is never edited: a new one is appended."""
 
 
@@ -205,7 +230,8 @@ def require_current(connection: Connection, path: Path) -> None:
     """
     found = read_version(connection)
     if found != len(STEPS):
-        raise StoreFailed(Fault.SCHEMA, path, f"version {found}, this program reads {len(STEPS)}")
+        fault = Fault.OUTDATED if 0 < found < len(STEPS) else Fault.SCHEMA
+        raise StoreFailed(fault, path, f"version {found}, this program reads {len(STEPS)}")
 
 
 def claim_chain(connection: Connection, path: Path, chain_id: int) -> None:

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Final, TypeVar
 
 from keeper.domain.ports import Market
-from keeper.domain.units import Address, Base
+from keeper.domain.units import Base, PositionId
 from keeper.engine.book import Book
 from keeper.engine.scan import MarketBook
 from keeper.engine.screen import Screen
@@ -28,7 +28,7 @@ _MOVES_BPS: Final = (0, 10, 100, 1_000)
 def copies(positions: Sequence[AavePosition], rows: int) -> list[AavePosition]:
     """Repeat positions under new accounts."""
     return [
-        replace(positions[place % len(positions)], account=Address(place.to_bytes(20, "big"))) for place in range(rows)
+        replace(positions[place % len(positions)], id=PositionId(place.to_bytes(20, "big"))) for place in range(rows)
     ]
 
 
@@ -48,24 +48,24 @@ def measure(
 ) -> Engine:
     """Fill a book with copies and scan it at rest, after changes, and under falling prices."""
     progress(f"the engine alone: {rows:,} rows")
-    at_s = snapshot.head.timestamp_s + 1
+    soon = snapshot.head.landing(1)
     positions = copies(genuine, rows)
     books = MarketBook(market)
     fill_ms, _ = _timed(lambda: books.put(positions, snapshot), 1)
     scans_ms, suspects = {}, {}
-    pack_ms, _ = _timed(lambda: books.scan(snapshot, at_s), 1)
+    pack_ms, _ = _timed(lambda: books.scan(snapshot, soon), 1)
     for bps in _MOVES_BPS:
         moved = fallen(snapshot, bps)
         name = f"prices −{bps / 100:g} %" if bps else "prices as they were"
         repeats = _FEW_REPEATS if bps >= 100 else _REPEATS
-        scans_ms[name], scan = _timed(lambda at=moved: books.scan(at, at_s), repeats)  # type: ignore[misc]
+        scans_ms[name], scan = _timed(lambda at=moved: books.scan(at, soon), repeats)  # type: ignore[misc]
         suspects[name] = scan.suspects
     books.put(positions[:_CHANGED], snapshot)
     name = f"{_CHANGED} rows just changed"
-    scans_ms[name], scan = _timed(lambda: books.scan(snapshot, at_s), _REPEATS)
+    scans_ms[name], scan = _timed(lambda: books.scan(snapshot, soon), _REPEATS)
     suspects[name] = scan.suspects
     few = positions[:_MOST_EXACT]
-    exact_ms, _ = _timed(lambda: [rules.health(each, snapshot, at_s) for each in few], _FEW_REPEATS)
+    exact_ms, _ = _timed(lambda: [rules.health(each, snapshot, soon) for each in few], _FEW_REPEATS)
     return Engine(
         rows=rows,
         fill_ms=fill_ms,
@@ -80,12 +80,12 @@ def measure(
 
 def _bytes_per_row(book: Book[AavePosition], rows: int) -> float:
     """Weigh the screen of a book: what it allocates on top of the rows, which the book holds anyway."""
-    known = [(account, row) for account in book.accounts if (row := book.row(account)) is not None]
+    known = [(key, row) for key in book.positions if (row := book.row(key)) is not None]
     tracemalloc.start()
     try:
         screen = Screen()
-        for account, row in known:
-            screen.put(account, row)
+        for key, row in known:
+            screen.put(key, row)
         screen.suspects({})
         return tracemalloc.get_traced_memory()[0] / rows
     finally:

@@ -10,7 +10,7 @@ from keeper.chain.rpc import Rpc
 from keeper.chain.view import ChainView, latest_head
 from keeper.devnet.market import AaveMarket
 from keeper.domain.ports import Market
-from keeper.domain.units import BASE_UNIT, Address, Base
+from keeper.domain.units import BASE_UNIT, Address, Base, PositionId
 from keeper.engine.scan import MarketBook
 from keeper.errors import Fatal
 from keeper.protocols.aave_v3 import calls, rules
@@ -62,7 +62,7 @@ class Forecast:
         await made._reader.discover(reads)
         made._snapshot = await made._reader.snapshot(reads)
         for start in range(0, len(owners), _CHUNK):
-            part = [address(each) for each in owners[start : start + _CHUNK]]
+            part = [PositionId(address(each)) for each in owners[start : start + _CHUNK]]
             made._book.put(list(await made._reader.positions(reads, part)), made._snapshot)
         made.opening = list(made._book.book), made._snapshot
         return made
@@ -103,7 +103,7 @@ class Forecast:
     def _aim(self) -> int:
         return max(1, min(_AIM, len(self._book.book) // _SHARE))
 
-    def _move(self, symbol: str, known: set[Address]) -> Move | None:
+    def _move(self, symbol: str, known: set[PositionId]) -> Move | None:
         token = address(self._dev.reserves[symbol].token)
         reserve = next(each for each in self.snapshot.reserves.values() if each.token.address == token)
         if not reserve.price_base:
@@ -128,15 +128,15 @@ class Forecast:
                 high = between
         return Move(symbol, low, count, (start - low) / start) if 0 < count <= HANDFUL else None
 
-    def _liquidatable(self, snapshot: AaveSnapshot) -> set[Address]:
-        at_s = snapshot.head.timestamp_s + _LATER_S
-        return {each.position.account for each in self._book.scan(snapshot, at_s).candidates}
+    def _liquidatable(self, snapshot: AaveSnapshot) -> set[PositionId]:
+        later = snapshot.head.landing(_LATER_S)
+        return {each.position.id for each in self._book.scan(snapshot, later).candidates}
 
-    def _worthwhile(self, snapshot: AaveSnapshot) -> set[Address]:
-        at_s = snapshot.head.timestamp_s + _LATER_S
+    def _worthwhile(self, snapshot: AaveSnapshot) -> set[PositionId]:
+        later = snapshot.head.landing(_LATER_S)
         return {
-            each.position.account
-            for each in self._book.scan(snapshot, at_s).candidates
+            each.position.id
+            for each in self._book.scan(snapshot, later).candidates
             if each.assessment.opportunities and each.assessment.opportunities[0].gross_profit_base >= _WORTH_BASE
         }
 

@@ -20,7 +20,7 @@ from keeper.domain.chain import BlockHead, Call
 from keeper.domain.outcome import Reason, Result
 from keeper.domain.plan import Approval, Batch, Outcome, Plan
 from keeper.domain.position import Opportunity, PositionKey
-from keeper.domain.units import Address, Base, TokenAmount
+from keeper.domain.units import Address, Base, PositionId, TokenAmount
 from keeper.execution.network import RpcNetwork
 from keeper.execution.policy import SenderPolicy
 from keeper.execution.sender import Sender
@@ -103,7 +103,7 @@ class Desk:
 
 def plan_of(head: BlockHead, account: Address, profit_usd: int = 100) -> Plan:
     opportunity = Opportunity(
-        key=PositionKey("toy", account),
+        key=PositionKey("toy", PositionId(account)),
         repay=CASH,
         repay_amount=TokenAmount(1_000),
         repay_limit=TokenAmount(1_000),
@@ -113,7 +113,8 @@ def plan_of(head: BlockHead, account: Address, profit_usd: int = 100) -> Plan:
         seized_base=Base((1_000 + profit_usd) * 10**8),
         protocol_fee_amount=TokenAmount(0),
         spender=POOL,
-        at_s=head.timestamp_s + 12,
+        target=POOL,
+        at=head.landing(12),
     )
     call = Call(POOL, LIQUIDATE + account)
     return Plan(f"{head.hash.hex()[:8]}{account.hex()[-8:]}", head, opportunity, call, GAS, NATIVE_PRICE, Base(10**8))

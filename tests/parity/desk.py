@@ -35,6 +35,29 @@ def log_of(entry: dict[str, Any]) -> Log:
     )
 
 
+async def read_head(chain: DevChain, block: str = "latest") -> BlockHead:
+    found = await chain.header(block)
+    return BlockHead(
+        number=int(found["number"], 16),
+        hash=BlockHash(raw(found["hash"])),
+        parent_hash=BlockHash(raw(found["parentHash"])),
+        timestamp_s=int(found["timestamp"], 16),
+        base_fee_wei=Wei(int(found["baseFeePerGas"], 16)),
+        gas_limit=int(found["gasLimit"], 16),
+        logs_bloom=raw(found["logsBloom"]),
+    )
+
+
+async def read_logs(chain: DevChain, wanted: LogFilter, from_block: int = 0) -> list[Log]:
+    span = {
+        "fromBlock": hex(from_block),
+        "toBlock": "latest",
+        "address": ["0x" + each.hex() for each in wanted.addresses],
+        "topics": [["0x" + each.hex() for each in wanted.topics]],
+    }
+    return [log_of(entry) for entry in await chain.rpc("eth_getLogs", span)]
+
+
 class DevReads:
     """`ports.Reads` over the local node, pinned to a block's hash; it counts the rounds."""
 
@@ -51,11 +74,17 @@ class DevReads:
         self.rounds += 1
         results: list[ViewResult] = []
         for start in range(0, len(calls), _CHUNK):
-            part = calls[start : start + _CHUNK]
-            request = {"to": "0x" + MULTICALL3.hex(), "data": "0x" + pack(part).hex(), "gas": hex(10**9)}
-            answer = await self._chain.rpc("eth_call", request, {"blockHash": "0x" + self._head.hash.hex()})
-            results += unpack(raw(answer), len(part))
+            results += await self._aggregate(calls[start : start + _CHUNK])
         return results
+
+    async def sequence(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
+        self.rounds += 1
+        return await self._aggregate(calls)
+
+    async def _aggregate(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
+        request = {"to": "0x" + MULTICALL3.hex(), "data": "0x" + pack(calls).hex(), "gas": hex(10**9)}
+        answer = await self._chain.rpc("eth_call", request, {"blockHash": "0x" + self._head.hash.hex()})
+        return unpack(raw(answer), len(calls))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +98,13 @@ class Desk:
         return self.market.chain
 
     async def head(self) -> BlockHead:
-        block = await self.chain.header()
-        return BlockHead(
-            number=int(block["number"], 16),
-            hash=BlockHash(raw(block["hash"])),
-            parent_hash=BlockHash(raw(block["parentHash"])),
-            timestamp_s=int(block["timestamp"], 16),
-            base_fee_wei=Wei(int(block["baseFeePerGas"], 16)),
-            gas_limit=int(block["gasLimit"], 16),
-            logs_bloom=raw(block["logsBloom"]),
-        )
+        return await read_head(self.chain)
 
     async def reads(self) -> DevReads:
         return DevReads(self.chain, await self.head())
 
     async def logs(self, wanted: LogFilter, from_block: int = 0) -> list[Log]:
-        span = {
-            "fromBlock": hex(from_block),
-            "toBlock": "latest",
-            "address": ["0x" + each.hex() for each in wanted.addresses],
-            "topics": [["0x" + each.hex() for each in wanted.topics]],
-        }
-        return [log_of(entry) for entry in await self.chain.rpc("eth_getLogs", span)]
+        return await read_logs(self.chain, wanted, from_block)
 
     async def open(self) -> None:
         """Give the liquidator native currency, and all tokens that it could ever repay."""

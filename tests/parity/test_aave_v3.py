@@ -17,7 +17,7 @@ from keeper.devnet.sentinel import set_price_oracle_sentinel
 from keeper.domain.chain import Call, Log
 from keeper.domain.outcome import Reason
 from keeper.domain.position import Opportunity, PositionKey
-from keeper.domain.units import Address, Base, TokenAmount
+from keeper.domain.units import Address, Base, PositionId, TokenAmount
 from keeper.engine.screen import Screen
 from keeper.errors import Fatal, Transient, Unsafe
 from keeper.protocols.aave_v3 import calls, rules
@@ -47,8 +47,8 @@ async def discovered(desk: Desk) -> AaveReader:
     return reader
 
 
-async def borrowers(desk: Desk, reader: AaveReader) -> list[Address]:
-    return sorted(reader.accounts(await desk.logs(reader.discovery_filter, desk.market.from_block)))
+async def borrowers(desk: Desk, reader: AaveReader) -> list[PositionId]:
+    return sorted(reader.named(await desk.logs(reader.discovery_filter, desk.market.from_block)))
 
 
 async def book(desk: Desk, reader: AaveReader) -> tuple[AaveSnapshot, list[AavePosition]]:
@@ -66,9 +66,9 @@ async def crash(desk: Desk) -> None:
 async def assert_health_is_the_chains(desk: Desk, reader: AaveReader, at_least: int) -> list[AavePosition]:
     snapshot, positions = await book(desk, reader)
     reads = await desk.reads()
-    chain = await reader.chain_health(reads, [each.account for each in positions])
+    chain = await reader.chain_health(reads, [each.id for each in positions])
     for position, theirs in zip(positions, chain, strict=True):
-        ours = rules.health(position, snapshot, reads.head.timestamp_s)
+        ours = rules.health(position, snapshot, reads.head.moment)
         assert replace(ours, collateral=(), debt=()) == theirs
     assert len(positions) >= at_least
     return positions
@@ -89,14 +89,14 @@ async def test_the_health_foreseen_for_the_next_block_is_the_chains_in_it(desk: 
     reader = await discovered(desk)
     await desk.pass_time(HOUR_S)
     snapshot, positions = await book(desk, reader)
-    at_s = snapshot.head.timestamp_s + LANDING_S
-    await desk.chain.set_next_timestamp(at_s)
+    landing = snapshot.head.landing(LANDING_S)
+    await desk.chain.set_next_timestamp(landing.time_s)
     await desk.chain.mine()
     reads = await desk.reads()
-    assert reads.head.timestamp_s == at_s
-    chain = await reader.chain_health(reads, [each.account for each in positions])
+    assert reads.head.moment == landing
+    chain = await reader.chain_health(reads, [each.id for each in positions])
     for position, theirs in zip(positions, chain, strict=True):
-        assert replace(rules.health(position, snapshot, at_s), collateral=(), debt=()) == theirs
+        assert replace(rules.health(position, snapshot, landing), collateral=(), debt=()) == theirs
 
 
 def assert_as_planned(reader: AaveReader, opportunity: Opportunity, logs: Sequence[Log]) -> None:
@@ -106,14 +106,14 @@ def assert_as_planned(reader: AaveReader, opportunity: Opportunity, logs: Sequen
     assert (taken.repay_token, taken.seize_token) == (opportunity.repay.address, opportunity.seize.address)
     assert taken.realised.repaid_amount == opportunity.repay_amount
     assert taken.realised.seized_amount == opportunity.seized_amount
-    assert opportunity.key.account in reader.touched(logs).accounts
+    assert opportunity.key.id in reader.touched(logs).positions
 
 
 async def rehearse(desk: Desk, reader: AaveReader, opportunity: Opportunity) -> None:
     """Execute the opportunity at its time without a trace, and compare everything that it moves."""
     who = address(LIQUIDATOR).rjust(32, b"\0")
     balances = [Call(each.address, BALANCE_OF + who) for each in (opportunity.repay, opportunity.seize)]
-    done = await desk.rehearse(opportunity.at_s, [*balances, calls.liquidation(opportunity), *balances])
+    done = await desk.rehearse(opportunity.at.time_s, [*balances, calls.liquidation(opportunity), *balances])
     assert done[2]["status"] == "0x1", (opportunity, calls.decode_revert(raw(done[2]["returnData"])))
     assert_as_planned(reader, opportunity, [log_of(entry) for entry in done[2]["logs"]])
     paid, got, left, has = (int(done[place]["returnData"], 16) for place in (0, 1, 3, 4))
@@ -125,10 +125,10 @@ async def rehearse(desk: Desk, reader: AaveReader, opportunity: Opportunity) -> 
 async def assert_plans_come_true(desk: Desk, reader: AaveReader, source: random.Random) -> tuple[int, int]:
     """Rehearse the best and the worst pair of every unhealthy account, whole and cut by a budget; return how many."""
     snapshot, positions = await book(desk, reader)
-    at_s = snapshot.head.timestamp_s + LANDING_S
+    landing = snapshot.head.landing(LANDING_S)
     whole = cut = 0
     for position in positions:
-        assessment = rules.assess(position, snapshot, at_s, None)
+        assessment = rules.assess(position, snapshot, landing, None)
         assert assessment.blocked is (None if assessment.opportunities else Reason.NOT_LIQUIDATABLE)
         chosen = dict.fromkeys([*assessment.opportunities[:1], *assessment.opportunities[-1:]])
         for opportunity in chosen:
@@ -136,7 +136,7 @@ async def assert_plans_come_true(desk: Desk, reader: AaveReader, source: random.
             whole += 1
             token = opportunity.repay.address
             funds = TokenAmount(int(opportunity.repay_amount * source.uniform(0.02, 1.0)))
-            afforded = rules.assess(position, snapshot, at_s, {token: funds})
+            afforded = rules.assess(position, snapshot, landing, {token: funds})
             assert afforded.opportunities or afforded.blocked in {Reason.DUST_RULE, Reason.INSUFFICIENT_INVENTORY}
             for lesser in afforded.opportunities[:1]:
                 assert lesser.repay_limit <= funds
@@ -162,12 +162,12 @@ async def test_one_liquidation_after_another_lands_as_planned_while_they_move_th
     await desk.pass_time(HOUR_S)
     await crash(desk)
     landed = 0
-    for account in (await borrowers(desk, reader))[:250]:
+    for each in (await borrowers(desk, reader))[:250]:
         reads = await desk.reads()
-        snapshot, (position,) = await reader.snapshot(reads), await reader.positions(reads, [account])
-        at_s = reads.head.timestamp_s + LANDING_S
-        for opportunity in rules.assess(position, snapshot, at_s, None).opportunities[:1]:
-            await desk.chain.set_next_timestamp(at_s)
+        snapshot, (position,) = await reader.snapshot(reads), await reader.positions(reads, [each])
+        landing = reads.head.landing(LANDING_S)
+        for opportunity in rules.assess(position, snapshot, landing, None).opportunities[:1]:
+            await desk.chain.set_next_timestamp(landing.time_s)
             receipt = await desk.send(calls.liquidation(opportunity))
             assert receipt["status"] == "0x1", opportunity
             assert_as_planned(reader, opportunity, [log_of(entry) for entry in receipt["logs"]])
@@ -182,14 +182,12 @@ async def test_the_screen_names_every_account_that_the_chain_calls_unhealthy(des
     snapshot, positions = await book(desk, reader)
     screen = Screen()
     for position in positions:
-        screen.put(position.account, rules.row(position, snapshot))
+        screen.put(position.id, rules.row(position, snapshot))
     columns = {column for position in positions for column, _ in rules.row(position, snapshot)}
-    suspects = set(screen.suspects(rules.weights(snapshot, columns, snapshot.head.timestamp_s)))
+    suspects = set(screen.suspects(rules.weights(snapshot, columns, snapshot.head.moment)))
     reads = await desk.reads()
-    chain = await reader.chain_health(reads, [each.account for each in positions])
-    unhealthy = {
-        each.account for each, health in zip(positions, chain, strict=True) if health and health.is_liquidatable
-    }
+    chain = await reader.chain_health(reads, [each.id for each in positions])
+    unhealthy = {each.id for each, health in zip(positions, chain, strict=True) if health and health.is_liquidatable}
     assert unhealthy <= suspects
     assert len(suspects) < len(unhealthy) + 5
     assert len(unhealthy) >= 60
@@ -199,7 +197,7 @@ async def test_accounts_that_logs_name_are_all_that_has_to_be_read_again(desk: D
     source, market, chain = random.Random(8), desk.market, desk.chain
     reader = await discovered(desk)
     _, positions = await book(desk, reader)
-    kept = {each.account: each for each in positions}
+    kept = {each.id: each for each in positions}
     begin = await chain.block_number() + 1
     await chain.auto_impersonate(wanted=True)
     for owner in source.sample(sorted(kept), 24):
@@ -230,12 +228,12 @@ async def test_accounts_that_logs_name_are_all_that_has_to_be_read_again(desk: D
     touched = reader.touched(await desk.logs(reader.head_filter, begin))
     assert not touched.is_market_changed
     reads = await desk.reads()
-    again = await reader.positions(reads, sorted(touched.accounts & kept.keys()))
-    patched = kept | {each.account: each for each in again}
+    again = await reader.positions(reads, sorted(touched.positions & kept.keys()))
+    patched = kept | {each.id: each for each in again}
     assert reads.rounds <= 2
     for fresh in await reader.positions(reads, sorted(kept)):
-        assert patched[fresh.account] == fresh
-    assert len(touched.accounts & kept.keys()) < len(kept) // 2
+        assert patched[fresh.id] == fresh
+    assert len(touched.positions & kept.keys()) < len(kept) // 2
 
 
 def token_of(reader: AaveReader, reserve_id: int) -> Address:
@@ -257,11 +255,11 @@ async def verdict(desk: Desk, reader: AaveReader, owner: str) -> tuple[Reason | 
     """Return what the rules say, and what the pool says to the call that would be right were it not forbidden."""
     reads = await desk.reads()
     snapshot = await reader.snapshot(reads)
-    (position,) = await reader.positions(reads, [address(owner)])
-    assessment = rules.assess(position, snapshot, reads.head.timestamp_s, None)
+    (position,) = await reader.positions(reads, [PositionId(address(owner))])
+    assessment = rules.assess(position, snapshot, reads.head.moment, None)
     tokens = {each.token.symbol: each.token for each in snapshot.reserves.values()}
     opportunity = Opportunity(
-        key=PositionKey("aave", address(owner)),
+        key=PositionKey("aave", PositionId(address(owner))),
         repay=tokens["USDC"],
         repay_amount=TokenAmount(10**9),
         repay_limit=TokenAmount(10**9),
@@ -270,8 +268,9 @@ async def verdict(desk: Desk, reader: AaveReader, owner: str) -> tuple[Reason | 
         seized_amount=TokenAmount(0),
         seized_base=Base(0),
         protocol_fee_amount=TokenAmount(0),
-        spender=snapshot.spender,
-        at_s=reads.head.timestamp_s,
+        spender=snapshot.pool,
+        target=snapshot.pool,
+        at=reads.head.moment,
     )
     data = await desk.revert_data(calls.liquidation(opportunity))
     return assessment.blocked, Reason.UNKNOWN if data is None else calls.decode_revert(data)[0]
@@ -320,8 +319,8 @@ async def test_a_collateral_flag_that_was_taken_away_leaves_the_other_collateral
     await desk.market.set_prices({"DAI": int(0.7 * 10**8)})
     reads = await desk.reads()
     snapshot = await reader.snapshot(reads)
-    (position,) = await reader.positions(reads, [address(owner)])
-    assessment = rules.assess(position, snapshot, reads.head.timestamp_s, None)
+    (position,) = await reader.positions(reads, [PositionId(address(owner))])
+    assessment = rules.assess(position, snapshot, reads.head.moment, None)
     assert {each.seize.symbol for each in assessment.opportunities} == {"DAI"}
     assert await verdict(desk, reader, owner) == (None, Reason.NO_COLLATERAL)
 
@@ -333,13 +332,13 @@ async def test_a_reverting_feed_spoils_only_its_holders(desk: Desk):
     await desk.configure("setAssetSources(address[],address[])", [link], [nobody], to=desk.market.oracle)
     snapshot, positions = await book(desk, reader)
     reads = await desk.reads()
-    chain = await reader.chain_health(reads, [each.account for each in positions])
+    chain = await reader.chain_health(reads, [each.id for each in positions])
     unpriced = {each.id for each in snapshot.reserves.values() if each.price_base is None}
     assert len(unpriced) == 1
     for position, theirs in zip(positions, chain, strict=True):
         is_holder = bool(unpriced & {each for each, _ in (*position.collateral, *position.debt)})
         assert (theirs is None) is is_holder
-        assessment = rules.assess(position, snapshot, reads.head.timestamp_s, None)
+        assessment = rules.assess(position, snapshot, reads.head.moment, None)
         assert (assessment.blocked is Reason.PRICE_UNKNOWN) is is_holder
         if not is_holder:
             assert replace(assessment.health, collateral=(), debt=()) == theirs
@@ -371,12 +370,12 @@ async def test_a_new_oracle_and_a_new_mode_are_found_without_their_logs(desk: De
             await desk.configure(f"setAsset{kind}InEMode(address,uint8,bool)", token, 3, True)
     await desk.market.set_user_emode(owner, 3)
     reads = await desk.reads()
-    (position,) = await reader.positions(reads, [address(owner)])
+    (position,) = await reader.positions(reads, [PositionId(address(owner))])
     snapshot = await reader.snapshot(reads)
     assert position.category == 3
     assert snapshot.categories.keys() - before.categories.keys() == {3}
-    (theirs,) = await reader.chain_health(reads, [address(owner)])
-    assert replace(rules.health(position, snapshot, reads.head.timestamp_s), collateral=(), debt=()) == theirs
+    (theirs,) = await reader.chain_health(reads, [PositionId(address(owner))])
+    assert replace(rules.health(position, snapshot, reads.head.moment), collateral=(), debt=()) == theirs
     await desk.configure("setPriceOracle(address)", owner, to=desk.market.provider)
     with pytest.raises(Transient):
         await reader.snapshot(await desk.reads())
@@ -406,7 +405,7 @@ async def test_stable_debt_is_valued_and_liquidated_to_the_unit(old_desk: Desk):
         reserve = desk.market.reserves[symbol]
         await desk.configure("setReserveStableRateBorrowing(address,bool)", reserve.token, True)
         for position in positions[:120]:
-            who = "0x" + position.account.hex()
+            who = "0x" + position.id.hex()
             if any(token_of(reader, each) == address(reserve.token) and scaled for each, scaled in position.debt):
                 with suppress(Reverted):  # where the account's collateral is the same token
                     async with chain.impersonate(who):

@@ -12,7 +12,7 @@ from keeper.domain.position import Opportunity
 from keeper.domain.units import RAY, TokenAmount
 from keeper.protocols.aave_v3 import rules
 from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot, Category, Reserve
-from tests.unit.protocols.aave_v3.market import DIRECTED, HALF_UP, NOW_S, position, reserve, snapshot
+from tests.unit.protocols.aave_v3.market import DIRECTED, HALF_UP, NOW, position, reserve, snapshot
 
 REVISIONS = (*HALF_UP, *DIRECTED)
 V3_3, V3_5, V3_6, V3_7 = 7, 9, 10, 11
@@ -41,7 +41,7 @@ class Moved:
 def liquidation_call(  # noqa: C901 - one piece, as the Solidity is
     held: AavePosition, market: AaveSnapshot, debt_id: int, collateral_id: int, cover: int
 ) -> Moved:
-    """Do what the contract does at `NOW_S`, where no interest is pending."""
+    """Do what the contract does at `NOW`, where no interest is pending."""
     v = market.revision
     bits = market.categories[held.category].collateral_bits if held.category else 0
 
@@ -130,7 +130,7 @@ def draw(source: random.Random, revision: int) -> tuple[AavePosition, AaveSnapsh
     collateral = {each: worth(each) for each in source.sample(ids, source.randrange(1, len(ids) + 1))}
     debt = {each: worth(each) for each in source.sample(ids, source.randrange(1, len(ids) + 1))}
     held = position(collateral, debt, category=source.choice((0, 1)))
-    health = rules.health(held, market, NOW_S)
+    health = rules.health(held, market, NOW)
     if not health.is_liquidatable:  # owe a little more than is allowed
         aim = int(health.health_factor_wad / source.uniform(0.9, 0.9999))
         held = replace(held, debt=tuple((each, scaled * aim // 10**18 + 1) for each, scaled in held.debt))
@@ -149,14 +149,14 @@ def test_what_is_planned_is_what_the_contract_would_move(seed: int, revision: in
     source = random.Random(seed)
     for _ in range(10):
         held, market = draw(source, revision)
-        whole = rules.assess(held, market, NOW_S, None)
+        whole = rules.assess(held, market, NOW, None)
         if not whole.health.is_liquidatable:
             assert whole.blocked is Reason.NOT_LIQUIDATABLE
             continue
         funds = {
             each.repay.address: TokenAmount(int(each.repay_amount * source.random())) for each in whole.opportunities
         }
-        cut = rules.assess(held, market, NOW_S, funds)
+        cut = rules.assess(held, market, NOW, funds)
         for opportunity in (*whole.opportunities, *cut.opportunities):
             moved = liquidation_call(held, market, *ids_of(market, opportunity), opportunity.repay_limit)
             assert opportunity.repay_amount == moved.repaid <= moved.owed
@@ -173,7 +173,7 @@ def test_what_is_planned_is_what_the_contract_would_move(seed: int, revision: in
 def test_no_larger_legal_amount_is_left_but_for_the_room_above_the_dust(seed: int, revision: int):
     source = random.Random(seed)
     held, market = draw(source, revision)
-    for opportunity in rules.assess(held, market, NOW_S, None).opportunities:
+    for opportunity in rules.assess(held, market, NOW, None).opportunities:
         debt_id, collateral_id = ids_of(market, opportunity)
         most = liquidation_call(held, market, debt_id, collateral_id, 2**128)
         if most.is_dust:
@@ -195,9 +195,9 @@ def test_no_larger_legal_amount_is_left_but_for_the_room_above_the_dust(seed: in
 def test_the_best_comes_first_and_health_never_rises_with_debt(seed: int, revision: int):
     source = random.Random(seed)
     held, market = draw(source, revision)
-    assessment = rules.assess(held, market, NOW_S, None)
+    assessment = rules.assess(held, market, NOW, None)
     profits = [each.gross_profit_base for each in assessment.opportunities]
     assert profits == sorted(profits, reverse=True)
     assert (assessment.blocked is None) is bool(profits)
     more = replace(held, debt=tuple((each, scaled + source.randrange(10**9)) for each, scaled in held.debt))
-    assert rules.health(more, market, NOW_S).health_factor_wad <= assessment.health.health_factor_wad
+    assert rules.health(more, market, NOW).health_factor_wad <= assessment.health.health_factor_wad

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keeper.domain.chain import Moment
 from keeper.domain.position import Row, Weight
-from keeper.domain.units import RAY, Column
+from keeper.domain.units import RAY, Column, PositionId
 from keeper.engine.screen import Screen
 from keeper.protocols.aave_v3 import rules
 from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot, Category, StableDebt
-from tests.unit.protocols.aave_v3.market import DIRECTED, HALF_UP, NOW_S, position, reserve, snapshot
+from tests.unit.protocols.aave_v3.market import DIRECTED, HALF_UP, NOW, NOW_S, later, position, reserve, snapshot
 
 FAMILIES = [pytest.param(HALF_UP, id="half_up"), pytest.param(DIRECTED, id="directed")]
 YEAR_S = 31_536_000
@@ -70,16 +71,16 @@ def owing(held: AavePosition, amount: int) -> AavePosition:
     return replace(held, debt=((debt_id, amount), *rest))
 
 
-def brink(held: AavePosition, market: AaveSnapshot, at_s: int) -> int | None:
+def brink(held: AavePosition, market: AaveSnapshot, at: Moment) -> int | None:
     """Return the smallest first debt with which the position is liquidatable."""
 
     def is_liquidatable(amount: int) -> bool:
-        return rules.health(owing(held, amount), market, at_s).is_liquidatable
+        return rules.health(owing(held, amount), market, at).is_liquidatable
 
     if is_liquidatable(0):
         return None
     row = rules.row(owing(held, 1), market)
-    weights = rules.weights(market, {column for column, _ in row}, at_s)
+    weights = rules.weights(market, {column for column, _ in row}, at)
     factors = {column: Fraction(weight.numerator, weight.denominator) for column, weight in weights.items()}
     first = rules.row(owing(replace(held, collateral=()), 1), market)[0][0]
     guess = int(sum(amount * factors[column] for column, amount in row) / -factors[first])
@@ -104,7 +105,7 @@ def is_suspect_exactly(row: Row, weights: dict[Column, Weight]) -> bool:
         weight = weights[column]
         entry = amount * Fraction(weight.numerator, weight.denominator)
         margin += entry
-        allowance += weight.slack_base + (abs(entry) / weight.relative_divisor if weight.relative_divisor else 0)
+        allowance += weight.slack + (abs(entry) / weight.relative_divisor if weight.relative_divisor else 0)
     return margin <= allowance
 
 
@@ -115,20 +116,20 @@ def is_suspect_in_floats(row: Row, weights: dict[Column, Weight]) -> bool:
         entry = amount * (weight.numerator / weight.denominator)
         relative = GAMMA + (1.0 / weight.relative_divisor if weight.relative_divisor else 0.0)
         margin += entry
-        allowance += abs(entry) * relative + float(weight.slack_base)
+        allowance += abs(entry) * relative + float(weight.slack)
     return not margin > allowance
 
 
 def cases(
     source: random.Random, revisions: Sequence[int], count: int
-) -> Iterator[tuple[AavePosition, AaveSnapshot, int]]:
+) -> Iterator[tuple[AavePosition, AaveSnapshot, Moment]]:
     """Draw positions and put each within a few units of its own threshold."""
     for _ in range(count):
         market = draw_market(source, source.choice(revisions))
-        held, at_s = draw_position(source, market), NOW_S + source.choice((0, 12, 3_600))
-        edge = brink(held, market, at_s)
+        held, at = draw_position(source, market), later(source.choice((0, 12, 3_600)))
+        edge = brink(held, market, at)
         for amount in [held.debt[0][1]] if edge is None else [max(0, edge + step) for step in STEPS]:
-            yield owing(held, amount), market, at_s
+            yield owing(held, amount), market, at
 
 
 @pytest.mark.timeout(300)
@@ -136,10 +137,10 @@ def cases(
 @settings(max_examples=200)
 @given(seed=st.integers(0, 2**64 - 1))
 def test_no_liquidatable_position_escapes_the_screen(revisions: Sequence[int], seed: int):
-    for held, market, at_s in cases(random.Random(seed), revisions, 15):
+    for held, market, at in cases(random.Random(seed), revisions, 15):
         row = rules.row(held, market)
-        weights = dict(rules.weights(market, {column for column, _ in row}, at_s))
-        is_liquidatable = rules.health(held, market, at_s).is_liquidatable
+        weights = dict(rules.weights(market, {column for column, _ in row}, at))
+        is_liquidatable = rules.health(held, market, at).is_liquidatable
         assert is_suspect_exactly(row, weights) or not is_liquidatable
         assert is_suspect_in_floats(row, weights) or not is_liquidatable
 
@@ -153,14 +154,14 @@ def test_the_engines_own_screen_names_them_all(revisions: Sequence[int], seed: i
     liquidatable, columns = set(), set()
     for number in range(60):
         held = draw_position(source, market)
-        edge = brink(held, market, NOW_S)
-        held = replace(owing(held, edge or 1), account=type(held.account)(number.to_bytes(20, "big")))
+        edge = brink(held, market, NOW)
+        held = replace(owing(held, edge or 1), id=PositionId(number.to_bytes(20, "big")))
         row = rules.row(held, market)
         columns |= {column for column, _ in row}
-        screen.put(held.account, row)
-        if rules.health(held, market, NOW_S).is_liquidatable:
-            liquidatable.add(held.account)
-    suspects = set(screen.suspects(rules.weights(market, columns, NOW_S)))
+        screen.put(held.id, row)
+        if rules.health(held, market, NOW).is_liquidatable:
+            liquidatable.add(held.id)
+    suspects = set(screen.suspects(rules.weights(market, columns, NOW)))
     assert liquidatable <= suspects
 
 
@@ -171,13 +172,13 @@ def test_the_screen_lets_go_of_what_is_clearly_healthy(revisions: Sequence[int])
         market = snapshot(source.choice(revisions), [reserve(each, price=between(source, 6, 12)) for each in range(9)])
         collateral = {each: between(source, 18, 22) for each in range(4)}
         held = position(collateral, {each: between(source, 14, 18) for each in range(4, 9)})
-        edge = brink(held, market, NOW_S)
+        edge = brink(held, market, NOW)
         if edge is not None and edge > 10**9:
             held = owing(held, edge * 99 // 100)
-            before = rules.health(held, market, NOW_S)
+            before = rules.health(held, market, NOW)
             if before.health_factor_wad > 1_001 * 10**15:
                 row = rules.row(held, market)
-                weights = dict(rules.weights(market, {column for column, _ in row}, NOW_S))
+                weights = dict(rules.weights(market, {column for column, _ in row}, NOW))
                 assert not is_suspect_in_floats(row, weights)
 
 
@@ -191,7 +192,7 @@ def test_stable_debt_is_always_a_suspect_and_a_zero_threshold_that_counts_too(se
     held = replace(held, stable_debt=(StableDebt(debt_id, source.randrange(1, 10**20), source.randrange(RAY), NOW_S),))
     market = replace(market, categories={1: replace(market.categories[1], threshold_bps=0, has_own_price=False)})
     row = rules.row(held, market)
-    weights = dict(rules.weights(market, {column for column, _ in row}, NOW_S))
+    weights = dict(rules.weights(market, {column for column, _ in row}, NOW))
     assert is_suspect_exactly(row, weights)
     assert is_suspect_in_floats(row, weights)
 
@@ -205,8 +206,8 @@ def test_what_has_no_price_is_never_liquidatable_and_weighs_nothing(seed: int, r
     chosen = source.choice([*held.collateral, *held.debt])[0]
     bare = {each.id: replace(each, price_base=None) if each.id == chosen else each for each in market.reserves.values()}
     market = replace(market, reserves=bare, categories={})
-    assert not rules.health(held, market, NOW_S).is_liquidatable
+    assert not rules.health(held, market, NOW).is_liquidatable
     row = rules.row(held, market)
-    for column, weight in rules.weights(market, {column for column, _ in row}, NOW_S).items():
+    for column, weight in rules.weights(market, {column for column, _ in row}, NOW).items():
         if column >> 10 == chosen:
-            assert (weight.numerator, weight.slack_base) == (0, 0)
+            assert (weight.numerator, weight.slack) == (0, 0)

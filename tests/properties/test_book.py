@@ -14,11 +14,22 @@ from keeper.domain.mode import Mode
 from keeper.domain.outcome import Decision, Reason, Result
 from keeper.domain.plan import Outcome, Plan
 from keeper.domain.ports import Market
-from keeper.domain.units import Address, Base, Column
+from keeper.domain.units import Address, Base, Column, PositionId
 from keeper.engine.plan import Policy
 from keeper.errors import Stale, Transient
 from keeper.scanner import ParityPolicy, Pass, Scanner
-from tests.toy import ANNEX, POOL, ChainReader, ToyChain, ToyPosition, ToyRules, ToySnapshot, account, toy_market
+from tests.toy import (
+    ANNEX,
+    POOL,
+    ChainReader,
+    ToyChain,
+    ToyPosition,
+    ToyRules,
+    ToySnapshot,
+    account,
+    address,
+    toy_market,
+)
 
 DEPTH = 5
 ACCOUNTS = [account(number) for number in range(1, 7)]
@@ -44,7 +55,7 @@ class BookMachine(RuleBasedStateMachine):
         self.scanner = Scanner(
             [toy_market(self.reader)],
             self.chain,
-            policy=Policy(Mode.LIVE, Base(1), Base(10**16), 2, account(77)),
+            policy=Policy(Mode.LIVE, Base(1), Base(10**16), 2, address(77)),
             parity=ParityPolicy(3, 2),
             clock=StoppedClock(),
             landing_s=12,
@@ -52,11 +63,11 @@ class BookMachine(RuleBasedStateMachine):
         )
         self.flying: list[Plan] = []
 
-    async def census(self, market: Market, head: BlockHead) -> set[Address]:
+    async def census(self, market: Market, head: BlockHead) -> set[PositionId]:
         return self.chain.borrowers(head)
 
     @initialize(blocks=st.lists(changes, max_size=4))
-    def start(self, blocks: list[dict[Address, tuple[int, int]]]) -> None:
+    def start(self, blocks: list[dict[PositionId, tuple[int, int]]]) -> None:
         for each in blocks:
             self.mine(each, 100, at=POOL, annex=False, is_redrawn=False)
         head = self.chain.head
@@ -71,7 +82,7 @@ class BookMachine(RuleBasedStateMachine):
         is_redrawn=st.booleans(),
     )
     def mine(
-        self, changed: dict[Address, tuple[int, int]], price: int, *, at: Address, annex: bool, is_redrawn: bool
+        self, changed: dict[PositionId, tuple[int, int]], price: int, *, at: Address, annex: bool, is_redrawn: bool
     ) -> None:
         block = self.chain.blocks[-1]
         borrows = any(size[1] > (held.cash if (held := block.state.get(who)) else 0) for who, size in changed.items())
@@ -85,7 +96,7 @@ class BookMachine(RuleBasedStateMachine):
         )
 
     @rule(depth=st.integers(1, 2 * DEPTH), blocks=st.lists(changes, max_size=2 * DEPTH))
-    def reorganise(self, depth: int, blocks: list[dict[Address, tuple[int, int]]]) -> None:
+    def reorganise(self, depth: int, blocks: list[dict[PositionId, tuple[int, int]]]) -> None:
         self.chain.drop(min(depth, len(self.chain.blocks) - 1))
         self.mine({}, 100, at=POOL, annex=False, is_redrawn=False)
         for each in blocks:
@@ -99,11 +110,11 @@ class BookMachine(RuleBasedStateMachine):
         self.chain.failures.clear()
 
     @rule(impossible=st.sets(accounts, max_size=2), is_impossible=st.booleans())
-    def spoil(self, impossible: set[Address], is_impossible: bool) -> None:
+    def spoil(self, impossible: set[PositionId], is_impossible: bool) -> None:
         self.reader.impossible, self.reader.is_impossible = impossible, is_impossible
 
     @rule(misread=st.dictionaries(accounts, st.just((1, 1)), max_size=1))
-    def misread_once(self, misread: dict[Address, tuple[int, int]]) -> None:
+    def misread_once(self, misread: dict[PositionId, tuple[int, int]]) -> None:
         self.reader.misread = {who: ToyPosition(who, *size) for who, size in misread.items()}
         self.runner.run(self.scanner.make_pass(self.chain.head))
         self.reader.misread = {}
@@ -133,10 +144,12 @@ class BookMachine(RuleBasedStateMachine):
         assert unread <= self.reader.impossible
         truth = {who: held for who, held in block.state.items() if held.has_debt and who not in unread}
         book = self.scanner.books["toy"].book
-        assert {who: held for who, held in book.accounts.items() if who not in unread} == truth
+        assert {who: held for who, held in book.positions.items() if who not in unread} == truth
         assert all(book.row(who) == rules.row(held, snapshot) for who, held in truth.items())
-        liquidatable = {who for who, held in truth.items() if rules.health(held, snapshot, 0).is_liquidatable}
-        assert {key.account for key in done.candidates if key.account not in unread} == liquidatable
+        liquidatable = {
+            who for who, held in truth.items() if rules.health(held, snapshot, block.head.moment).is_liquidatable
+        }
+        assert {key.id for key in done.candidates if key.id not in unread} == liquidatable
         plans = [each.key for each in done.planned.batch.plans] if done.planned.batch else []
         decided = [each.key for each in done.planned.decisions]
         assert sorted([*plans, *decided]) == sorted(done.candidates)

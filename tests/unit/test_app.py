@@ -5,12 +5,13 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from keeper.app import Signals, _patiently, _signing_policy, fill_books, landing_s, markets_of
+from keeper.app import Signals, _patiently, _signing_policy, fill_books, landing_s
 from keeper.chain.backfill import Progress
 from keeper.chain.rpc import Rpc
 from keeper.chain.view import ChainView
@@ -18,15 +19,29 @@ from keeper.chainfile import ChainFile
 from keeper.daemon import StopRequested
 from keeper.discovery import Discovery
 from keeper.domain.mode import Mode
+from keeper.domain.plan import Payment
 from keeper.domain.ports import Market
-from keeper.domain.units import Address, Base, Wei
+from keeper.domain.position import Token
+from keeper.domain.units import NATIVE, Address, Base, Wei
 from keeper.engine.plan import Policy
-from keeper.errors import ConfigurationError, KeeperError, Stale, Transient, Unsafe
+from keeper.errors import KeeperError, Stale, Transient, Unsafe
 from keeper.execution.signer import SigningPolicy
 from keeper.scanner import ParityPolicy, Scanner
-from keeper.store.accounts import Accounts
 from keeper.store.database import Database
-from tests.toy import ANNEX, CASH, POOL, ChainReader, ToyCalls, ToyChain, ToyPosition, ToyReader, account, toy_market
+from keeper.store.findings import Findings
+from tests.toy import (
+    ANNEX,
+    CASH,
+    POOL,
+    ChainReader,
+    ToyCalls,
+    ToyChain,
+    ToyPosition,
+    ToyReader,
+    account,
+    address,
+    toy_market,
+)
 from tests.unit.chain.fake_node import CHAIN_ID, FakeChain, FakeNode, RealClock
 from tests.unit.chain.fake_node import POOL as NODE_POOL
 from tests.unit.test_discovery import WANTED, borrow
@@ -59,20 +74,6 @@ def chain_file(folder: Path, *protocols: str, block_time_ms: int = 12_000) -> Ch
     return ChainFile.load(str(path))
 
 
-def test_every_market_of_an_unknown_protocol_is_named_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        markets_of(chain_file(tmp_path, "aave_v3", "compound", "venus"))
-    assert caught.value.problems == (
-        "testing: market market-1 has an unknown protocol; known are aave_v3",
-        "testing: market market-2 has an unknown protocol; known are aave_v3",
-    )
-
-
-def test_a_known_protocol_is_bound_to_its_market(tmp_path: Path) -> None:
-    (market,) = markets_of(chain_file(tmp_path, "aave_v3"))
-    assert (market.name, market.protocol, market.from_block) == ("market-0", "aave_v3", 1)
-
-
 @pytest.mark.parametrize(("block_time_ms", "seconds"), [(12_000, 12), (250, 1), (2_001, 3), (1_000, 1)])
 def test_a_transaction_lands_whole_seconds_later_and_at_least_one(
     tmp_path: Path, block_time_ms: int, seconds: int
@@ -82,8 +83,11 @@ def test_a_transaction_lands_whole_seconds_later_and_at_least_one(
 
 async def test_the_signer_may_do_exactly_what_the_markets_need() -> None:
     chain = ToyChain()
-    readers = [ChainReader(chain=chain), ChainReader(market="two", chain=chain, spender=ANNEX)]
-    unread = ChainReader(market="three", chain=chain, spender=Address(bytes(20)), is_impossible=True)
+    readers = [
+        ChainReader(chain=chain),
+        ChainReader(market="two", chain=chain, payments=(Payment(CASH, ANNEX),), targets=frozenset({ANNEX})),
+    ]
+    unread = ChainReader(market="three", chain=chain, payments=(Payment(CASH, Address(bytes(20))),), is_impossible=True)
     scanner = Scanner(
         [toy_market(each) for each in (*readers, unread)],
         chain,
@@ -94,12 +98,46 @@ async def test_the_signer_may_do_exactly_what_the_markets_need() -> None:
     )
     await scanner.discover(chain.head)
     await scanner.load(chain.head, {})
-    before = SigningPolicy(1, Wei(7), 5, frozenset({(account(9), b"old!")}), frozenset({(account(8), account(9))}))
+    before = SigningPolicy(
+        chain_id=1,
+        max_fee_wei=Wei(7),
+        max_gas_limit=5,
+        max_value_wei=Wei(3),
+        calls=frozenset({(address(9), b"old!")}),
+        payable=frozenset({(address(9), b"old!")}),
+        approvals=frozenset({(address(8), address(9))}),
+    )
     after = _signing_policy(before, scanner)
     (selector,) = ToyCalls.SELECTORS
     assert after.calls == {(POOL, selector), (ANNEX, selector)}
     assert after.approvals == {(CASH.address, POOL), (CASH.address, ANNEX)}
-    assert (after.chain_id, after.max_fee_wei, after.max_gas_limit) == (1, 7, 5)
+    assert after.payable == frozenset()
+    assert (after.chain_id, after.max_fee_wei, after.max_gas_limit, after.max_value_wei) == (1, 7, 5, 3)
+
+
+async def test_value_may_go_to_what_is_payable_and_only_what_is_pulled_is_approved() -> None:
+    chain = ToyChain()
+    coin, margin = Token(NATIVE, "ETH", 18), Token(address(5), "margin", 6)
+    reader = ChainReader(
+        chain=chain,
+        payments=(Payment(coin, None), Payment(margin, None, b"free"), Payment(CASH, ANNEX), Payment(CASH, POOL)),
+        targets=frozenset({POOL, ANNEX}),
+    )
+    market = replace(toy_market(reader), calls=PayableCalls())
+    scanner = Scanner([market], chain, policy=POLICY, parity=ParityPolicy(0, 1), clock=Stopwatch(), landing_s=12)
+    await scanner.discover(chain.head)
+    await scanner.load(chain.head, {})
+    after = _signing_policy(SigningPolicy(1, Wei(7), 5, Wei(3)), scanner)
+    assert after.payable == {(POOL, b"pay!"), (ANNEX, b"pay!")}
+    assert after.calls == {(each, selector) for each in (POOL, ANNEX) for selector in (b"toy!", b"pay!")}
+    assert after.approvals == {(CASH.address, ANNEX), (CASH.address, POOL)}
+
+
+class PayableCalls(ToyCalls):
+    """Calls of which one may be paid for with native currency."""
+
+    SELECTORS = frozenset({b"toy!", b"pay!"})
+    PAYABLE = frozenset({b"pay!"})
 
 
 class Steps:
@@ -207,7 +245,7 @@ async def test_nothing_that_happens_while_the_books_are_filled_is_lost(tmp_path:
 
     async with connected(chain) as rpc:
         database = await Database.open(tmp_path / "keeper.sqlite3", CHAIN_ID)
-        discovery = Discovery(rpc, Accounts(database))
+        discovery = Discovery(rpc, Findings(database))
         scanner = Scanner(
             [market],
             ChainView(rpc),
@@ -219,12 +257,12 @@ async def test_nothing_that_happens_while_the_books_are_filled_is_lost(tmp_path:
         )
         head = await fill_books(scanner, rpc, discovery, lend)
         assert head == chain.head
-        assert set(scanner.books["toy"].book.accounts) == {account(1), account(2)}
+        assert set(scanner.books["toy"].book.positions) == {account(1), account(2)}
         borrow(chain, 3)  # before the first pass
         chain.mine()
         done = await scanner.make_pass(chain.head)
         assert [block.number for block in done.extension.new] == [head.number + 1, head.number + 2]
-        assert set(scanner.books["toy"].book.accounts) == {account(1), account(2), account(3)}
+        assert set(scanner.books["toy"].book.positions) == {account(1), account(2), account(3)}
         chain.reorg(3, 0)  # deeper than what is known of the chain since the start
         borrow(chain, 4)
         chain.mine()
@@ -232,6 +270,6 @@ async def test_nothing_that_happens_while_the_books_are_filled_is_lost(tmp_path:
         chain.mine()
         done = await scanner.make_pass(chain.head)
         assert done.extension.is_rebuild
-        assert {account(1), account(4), account(5)} <= set(scanner.books["toy"].book.accounts)
+        assert {account(1), account(4), account(5)} <= set(scanner.books["toy"].book.positions)
         await database.close()
     assert NODE_POOL in WANTED.addresses

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from keeper.chainfile import FOLDERS, ChainFile
+from keeper.chainfile import FOLDERS, ChainFile, Options, PricesConfig
 from keeper.domain.units import Address
 from keeper.errors import ConfigurationError
 
@@ -118,6 +118,93 @@ def test_a_name_or_address_that_appears_twice_is_refused(tmp_path: Path) -> None
     assert problems(tmp_path, HEAD + MARKET.replace(ROOT, WETH)) == (
         "markets[0].root: is the same address as wrapped_native; each must be its own",
     )
+
+
+USDC, FEED = "0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48", "0x8fFfFfd4AfB6115b954Bd326cbe7B4BA576818f6"
+MISTYPED = "has a wrong EIP-55 checksum: a digit is mistyped; copy the address again from its source"
+ORACLE = "0x54586bE62E3c3580375aE3723C145253060Ca0C2"
+PRICES = f"""
+[prices]
+oracle = "{ORACLE}"
+[[prices.feeds]]
+token = "{USDC}"
+feed = "{FEED}"
+"""
+
+
+def test_sources_of_prices_are_read_and_a_feed_may_price_several_tokens(tmp_path: Path) -> None:
+    assert ChainFile.load(str(write(tmp_path, HEAD + MARKET))).prices == PricesConfig()
+    another = f'[[prices.feeds]]\ntoken = "{WETH}"\nfeed = "{FEED}"\n'
+    chain = ChainFile.load(str(write(tmp_path, HEAD + MARKET + PRICES + another)))
+    usdc, weth, feed, oracle = (Address(bytes.fromhex(each[2:])) for each in (USDC, WETH, FEED, ORACLE))
+    assert chain.prices.oracle == oracle
+    assert [(each.token, each.feed) for each in chain.prices.feeds] == [(usdc, feed), (weth, feed)]
+    assert chain.warnings == ()
+
+
+def test_every_problem_of_the_prices_is_reported_with_those_of_the_rest(tmp_path: Path) -> None:
+    wrong = f"""
+    [prices]
+    oracel = "{ORACLE}"
+    oracle = "0x12"
+    [[prices.feeds]]
+    token = "{USDC}"
+    fed = "{FEED}"
+    [[prices.feeds]]
+    token = "{USDC.replace("A0b", "A0c")}"
+    feed = "{FEED}"
+    """
+    assert sorted(problems(tmp_path, HEAD.replace("12000", "0") + MARKET + wrong)) == [
+        "block_time_ms: must be greater than or equal to 10",
+        "prices.feeds[0].fed: is not a known key; did you mean feed?",
+        "prices.feeds[0].feed: is missing",
+        f"prices.feeds[1].token: {MISTYPED}",
+        "prices.oracel: is not a known key; did you mean oracle?",
+        "prices.oracle: must be an address: 0x and 40 hexadecimal digits",
+    ]
+
+
+@pytest.mark.parametrize(
+    "prices",
+    [
+        "prices = 1\n",
+        "prices = { feeds = 1 }\n",
+        "prices = { feeds = [1] }\n",
+        "prices = { feeds = [{ token = 1, feed = 2 }] }\n",
+        "prices = { oracle = 5 }\n",
+    ],
+)
+def test_prices_of_another_shape_are_refused(tmp_path: Path, prices: str) -> None:
+    assert all(line.startswith("prices") for line in problems(tmp_path, prices + HEAD + MARKET))
+
+
+def test_a_token_that_has_two_feeds_is_refused(tmp_path: Path) -> None:
+    again = f'[[prices.feeds]]\ntoken = "{USDC.lower()}"\nfeed = "{ORACLE}"\n'
+    assert problems(tmp_path, HEAD + MARKET + PRICES + again) == (
+        "prices.feeds[1].token: is the same token as prices.feeds[0].token; each must be its own",
+    )
+
+
+def test_an_address_of_a_price_source_without_checksum_is_warned_of(tmp_path: Path) -> None:
+    lowered = PRICES.replace(ORACLE, ORACLE.lower()).replace(FEED, FEED.lower()).replace(USDC, USDC.lower())
+    chain = ChainFile.load(str(write(tmp_path, HEAD + MARKET + lowered)))
+    assert [each.split(": ")[1] for each in chain.warnings] == [
+        "prices.oracle",
+        "prices.feeds[0].token",
+        "prices.feeds[0].feed",
+    ]
+
+
+def test_a_markets_options_are_kept_for_its_protocol(tmp_path: Path) -> None:
+    chain = ChainFile.load(str(write(tmp_path, HEAD + MARKET + "[markets.options]\ndepth = 3\nwords = ['a']\n")))
+    assert chain.markets[0].options == {"depth": 3, "words": ["a"]}
+    with pytest.raises(ConfigurationError) as caught:
+        Options.read(chain.markets[0])
+    assert caught.value.problems == (
+        "options.depth: is not a known key",
+        "options.words: is not a known key",
+    )
+    assert problems(tmp_path, HEAD + MARKET + "options = 3\n") == ("markets[0].options: must be a valid dictionary",)
 
 
 def test_a_file_without_markets_is_warned_of(tmp_path: Path) -> None:

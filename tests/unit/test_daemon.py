@@ -15,7 +15,7 @@ from keeper.domain.outcome import Decision, Reason, Result
 from keeper.domain.plan import Batch, DecisionRecord, Outcome
 from keeper.domain.ports import Taken
 from keeper.domain.position import PositionKey
-from keeper.domain.units import Base, TxHash
+from keeper.domain.units import Base, PositionId, TxHash
 from keeper.engine.plan import Policy
 from keeper.errors import (
     AlreadyRunning,
@@ -30,7 +30,7 @@ from keeper.errors import (
 )
 from keeper.execution.verdicts import Accepted, Verdict, skip
 from keeper.scanner import ParityPolicy, Pass, Scanner
-from tests.toy import ChainReader, ToyChain, ToyPosition, account, toy_market
+from tests.toy import RECEIPT, ChainReader, ToyChain, ToyPosition, account, address, toy_market
 from tests.unit.test_scanner import Stopwatch
 
 pytestmark = pytest.mark.looptime
@@ -206,12 +206,12 @@ async def born(*held: ToyPosition, has_sender: bool = True) -> Life:
     chain = ToyChain(depth=64)
     chain.mine(*held)
     reader = ChainReader(chain=chain)
-    policy = Policy(Mode.LIVE, Base(1), Base(10**16), 64, account(77))
+    policy = Policy(Mode.LIVE, Base(1), Base(10**16), 64, address(77))
     scanner = Scanner(
         [toy_market(reader)], chain, policy=policy, parity=ParityPolicy(0, 1), clock=Stopwatch(), landing_s=12
     )
     await scanner.discover(chain.head)
-    await scanner.load(chain.head, {"toy": [each.account for each in held]})
+    await scanner.load(chain.head, {"toy": [each.id for each in held]})
     sender, report, feed = FakeSender(), Ledger(), Feed()
     sender.was_told = lambda: report.is_stopping or report.crash is not None or not report.passes
     daemon = Daemon(
@@ -301,7 +301,67 @@ async def test_plans_go_to_the_sender_and_each_has_one_decision() -> None:
     assert undecided(life) == set()
 
 
-async def test_a_busy_sender_supersedes_the_oldest_waiting_pass_and_frees_its_accounts() -> None:
+CHORE = PositionKey("toy", PositionId(address(77) + RECEIPT.address))
+
+
+async def test_a_chore_goes_to_the_sender_and_has_no_decision() -> None:
+    life = await born()
+    life.reader.proceeds = (RECEIPT,)
+    life.chain.funds[RECEIPT.address] = 50
+    async with life.running():
+        await life.mine()  # the first pass learns what there is to be held
+        await life.mine()
+        await life.mine(risky(1))
+        assert [[plan.key for plan in batch.plans] for batch in life.sender.batches] == [[CHORE], [key(1)]]
+        assert [(each.key, each.decision) for each in life.report.decisions] == [(key(1), Decision.ACCEPTED)]
+        plan = life.sender.batches[0].plans[0]
+        won = Outcome(plan.id, CHORE, Result.WON, None, "", life.chain.head.number, opportunity=plan.opportunity)
+        life.sender.landing = [won]
+        await life.mine()
+        await life.mine()
+        assert [plan.key for plan in life.sender.batches[-1].plans] == [CHORE]
+        assert life.report.outcomes == [won]
+        life.sender.in_flight = set()
+    assert undecided(life) == set()
+
+
+async def test_a_chore_that_the_sender_refuses_cools_down_without_a_decision() -> None:
+    life = await born()
+    life.reader.proceeds = (RECEIPT,)
+    life.chain.funds[RECEIPT.address] = 50
+    life.sender.refusals[CHORE] = Reason.SIMULATION_REVERTED
+    async with life.running():
+        sent = []
+        for _ in range(8):
+            before = len(life.sender.batches)
+            await life.mine()
+            sent.append(len(life.sender.batches) - before)
+        assert sent == [0, 1, 0, 1, 0, 0, 0, 1]
+        assert life.report.decisions == []
+        await life.mine()
+        assert not life.scanner.limits.is_locked(CHORE)
+    assert undecided(life) == set()
+
+
+async def test_a_busy_sender_supersedes_a_chore_without_a_decision_and_it_is_planned_again() -> None:
+    life = await born()
+    life.reader.proceeds = (RECEIPT,)
+    life.chain.funds[RECEIPT.address] = 50
+    life.sender.busy_s = 1_000
+    async with life.running(drain_s=0):
+        await life.mine(risky(1))
+        for _ in range(WAITING + 2):
+            await life.mine()
+        planned = [
+            [plan.key for plan in done.planned.batch.plans] if done.planned.batch else []
+            for _, done in life.report.passes
+        ]
+        assert planned == [[key(1)], [CHORE], *[[]] * WAITING, [CHORE]]
+        assert life.report.decisions == []
+    assert undecided(life) == set()
+
+
+async def test_a_busy_sender_supersedes_the_oldest_the_oldest_waiting_pass_and_frees_its_accounts() -> None:
     life = await born()
     life.sender.busy_s = 1_000
     async with life.running(drain_s=0):

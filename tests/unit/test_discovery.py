@@ -14,11 +14,11 @@ from keeper.chain.rpc import Rpc
 from keeper.discovery import BEHIND_HEAD, SAVE_EVERY, Discovery
 from keeper.domain.chain import BlockHead, LogFilter
 from keeper.domain.ports import Market
-from keeper.domain.units import Address
+from keeper.domain.units import ZERO_ADDRESS, PositionId
 from keeper.errors import StorageFailed, Transient
-from keeper.store.accounts import Accounts, Cursor
 from keeper.store.database import Database
-from tests.toy import ToyCalls, ToyReader, ToyRules, account
+from keeper.store.findings import Cursor, Findings
+from tests.toy import ToyCalls, ToyReader, ToyRules, account, address
 from tests.unit.chain.fake_node import CHAIN_ID, EVENT, POOL, FakeChain, FakeNode, RealClock
 
 WANTED = LogFilter(frozenset({POOL}), frozenset({EVENT}))
@@ -46,12 +46,12 @@ class Site:
     database: Database
 
     @property
-    def accounts(self) -> Accounts:
-        return Accounts(self.database)
+    def findings(self) -> Findings:
+        return Findings(self.database)
 
     def restarted(self, *, is_read_only: bool = False) -> Discovery:
         self.node.posts.clear()
-        return Discovery(self.rpc, self.accounts, is_read_only=is_read_only)
+        return Discovery(self.rpc, self.findings, is_read_only=is_read_only)
 
     @property
     def asked(self) -> list[tuple[int, int]]:
@@ -60,7 +60,7 @@ class Site:
         return [(int(query["fromBlock"], 16), int(query["toBlock"], 16)) for query in queries]
 
     async def cursor(self, name: str = "toy") -> Cursor:
-        cursor = await self.accounts.cursor(place(name))
+        cursor = await self.findings.cursor(place(name))
         assert cursor is not None
         return cursor
 
@@ -95,7 +95,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         yield site
 
 
-def named(*numbers: int) -> set[Address]:
+def named(*numbers: int) -> set[PositionId]:
     return {account(number) for number in numbers}
 
 
@@ -107,7 +107,7 @@ async def test_everybody_is_found_and_the_coverage_stays_behind_the_head(site: S
     cursor = await site.cursor()
     assert (cursor.from_block, cursor.scanned_to) == (1, head.number - BEHIND_HEAD)
     assert cursor.scanned_hash == site.chain.blocks[cursor.scanned_to].head.hash
-    assert await site.accounts.load(place("toy")) == {account(1): 20, account(2): 20}
+    assert await site.findings.load(place("toy")) == {account(1): 20, account(2): 20}
     assert seen[-1][1].done.last == head.number
     assert {name for name, _ in seen} == {"toy"}
 
@@ -152,7 +152,7 @@ async def test_another_hash_at_the_end_of_the_coverage_means_to_look_again_from_
     assert min(first for first, _ in site.asked) == 1
     cursor = await site.cursor()
     assert cursor.scanned_hash == site.chain.blocks[cursor.scanned_to].head.hash
-    assert await site.accounts.load(place("toy")) == {account(1): 20, account(2): 20, account(6): 222}
+    assert await site.findings.load(place("toy")) == {account(1): 20, account(2): 20, account(6): 222}
 
 
 async def test_a_coverage_lost_while_running_is_built_up_again(site: Site) -> None:
@@ -169,7 +169,7 @@ async def test_a_coverage_lost_while_running_is_built_up_again(site: Site) -> No
     behind = site.chain.blocks[-1 - BEHIND_HEAD].head
     await discovery.keep(market(), behind)
     assert (await site.cursor()).scanned_to == behind.number
-    assert account(7) in await site.accounts.load(place("toy"))
+    assert account(7) in await site.findings.load(place("toy"))
 
 
 async def test_a_market_that_begins_earlier_than_what_was_scanned_is_scanned_from_there(site: Site) -> None:
@@ -179,25 +179,42 @@ async def test_a_market_that_begins_earlier_than_what_was_scanned_is_scanned_fro
     assert (await site.cursor()).from_block == 5
 
 
+async def test_positions_and_parts_of_a_market_are_stored_whole(site: Site) -> None:
+    part, second = PositionId(ZERO_ADDRESS + b"\x07" * 32), PositionId(account(1) + b"\x07" * 32)
+    at = site.chain.mine((POOL, EVENT, part), (POOL, EVENT, second)).number
+    for _ in range(BEHIND_HEAD):
+        site.chain.mine()
+    discovery = site.restarted()
+    everything = named(1, 2, 3) | {part, second}
+    assert set(await discovery.catch_up(market(), site.chain.head)) == everything
+    stored = await site.findings.load(place("toy"))
+    assert (stored[part], stored[second], stored[account(1)]) == (at, at, 20)
+    noted = PositionId(ZERO_ADDRESS + b"\x08" * 32)
+    discovery.note(market(), [noted], site.chain.mine())
+    await discovery.keep(market(), site.chain.blocks[-1 - BEHIND_HEAD].head)
+    assert (await site.findings.load(place("toy")))[noted] == site.chain.head.number
+    assert set(await site.restarted().catch_up(market(), site.chain.head)) == everything | {noted}
+
+
 async def test_a_young_chain_is_scanned_and_nothing_of_it_is_stored_yet(tmp_path: Path) -> None:
     chain = FakeChain(5)
     borrow(chain, 1)
     async with opened(tmp_path / "keeper.sqlite3", chain) as site:
         discovery = site.restarted()
         assert await discovery.catch_up(market(), chain.head) == [account(1)]
-        assert await site.accounts.cursor(place("toy")) is None
+        assert await site.findings.cursor(place("toy")) is None
         for _ in range(BEHIND_HEAD):
             chain.mine()
         await discovery.keep(market(), chain.blocks[-1 - BEHIND_HEAD].head)
         assert (await site.cursor()).from_block == 1
-        assert await site.accounts.load(place("toy")) == {account(1): 5}
+        assert await site.findings.load(place("toy")) == {account(1): 5}
 
 
 async def test_reading_beside_a_daemon_never_writes(site: Site) -> None:
     await site.restarted().catch_up(market(), site.chain.blocks[150].head)
     before = await site.cursor()
     beside = await Database.open(site.database.path, CHAIN_ID, is_read_only=True)
-    reader = Discovery(site.rpc, Accounts(beside), is_read_only=True)
+    reader = Discovery(site.rpc, Findings(beside), is_read_only=True)
     assert set(await reader.catch_up(market(), site.chain.head)) == named(1, 2, 3)
     site.chain.reorg(200)
     head = borrow(site.chain, 8)
@@ -227,7 +244,7 @@ async def test_an_account_noted_while_running_survives_a_restart(site: Site) -> 
     discovery.note(market(), named(4), head)
     behind = site.chain.blocks[head.number - BEHIND_HEAD].head
     await discovery.keep(market(), behind)
-    assert await site.accounts.load(place("toy")) == {account(1): 20, account(2): 20, account(3): 221, account(4): 222}
+    assert await site.findings.load(place("toy")) == {account(1): 20, account(2): 20, account(3): 221, account(4): 222}
     assert await site.cursor() == Cursor(place("toy"), 1, behind.number, behind.hash)
     site.node.methods["eth_getLogs"] = lambda _query: []
     assert set(await site.restarted().catch_up(market(), head)) == named(1, 2, 3, 4)
@@ -260,7 +277,7 @@ async def test_what_could_not_be_stored_is_stored_by_the_next_try(site: Site) ->
     assert await site.cursor() == before
     await site.fill_disk(is_full=False)
     await discovery.keep(market(), behind)
-    assert await site.accounts.load(place("toy")) == dict.fromkeys(named(*range(1, 3_000)), 221) | {
+    assert await site.findings.load(place("toy")) == dict.fromkeys(named(*range(1, 3_000)), 221) | {
         account(1): 20,
         account(2): 20,
     }
@@ -277,7 +294,7 @@ async def test_a_block_that_the_node_lost_ends_the_look_for_now_and_skips_nothin
     discovery = site.restarted()
     with pytest.raises(Transient, match="not the block"):
         await discovery.catch_up(market(), site.chain.head)
-    assert await site.accounts.cursor(place("toy")) is None
+    assert await site.findings.cursor(place("toy")) is None
     site.node.always = None
     assert set(await discovery.catch_up(market(), site.chain.head)) == named(1, 2, 3)
     assert (await site.cursor()).from_block == 1
@@ -288,7 +305,7 @@ async def test_markets_are_remembered_apart(site: Site) -> None:
     await discovery.catch_up(market(), site.chain.head)
     await discovery.catch_up(market(name="other", from_block=50), site.chain.head)
     assert ((await site.cursor()).from_block, (await site.cursor("other")).from_block) == (1, 50)
-    assert await site.accounts.load(place("other")) == {}
+    assert await site.findings.load(place("other")) == {}
 
 
 async def test_coverage_that_was_lost_on_a_chain_that_began_anew_starts_at_the_beginning_again(site: Site) -> None:
@@ -296,7 +313,7 @@ async def test_coverage_that_was_lost_on_a_chain_that_began_anew_starts_at_the_b
     await discovery.catch_up(market(), site.chain.head)
     site.chain.reorg(210, 20)
     await discovery.catch_up(market(), site.chain.head)
-    assert await site.accounts.cursor(place("toy")) is None
+    assert await site.findings.cursor(place("toy")) is None
     await discovery.keep(market(), site.chain.blocks[30].head)
     assert (await site.cursor()).from_block == 1
 
@@ -304,7 +321,7 @@ async def test_coverage_that_was_lost_on_a_chain_that_began_anew_starts_at_the_b
 async def test_another_root_under_the_same_name_is_looked_through_from_its_beginning(site: Site) -> None:
     discovery = site.restarted()
     await discovery.catch_up(market(), site.chain.head)
-    moved = replace(market(), root=account(77))
+    moved = replace(market(), root=address(77))
     assert moved.place != market().place
     site.node.posts.clear()
     await discovery.catch_up(moved, site.chain.head)

@@ -2,18 +2,19 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from keeper.domain.position import Health, Holding, PositionKey, Token
-from keeper.domain.units import MAX_UINT256, WAD, Base, TokenAmount, Wad
+from keeper.domain.units import MAX_UINT256, WAD, Base, PositionId, TokenAmount, Wad
 from keeper.positions import Line, Listing, as_json, as_table
-from tests.toy import account, head
+from tests.toy import account, address, head
 
 HUGE = 2**200 + 1
-WEI = Token(account(0xE), "WETH", 18)
-USD = Token(account(0xD), "USDC", 6)
+WEI = Token(address(0xE), "WETH", 18)
+USD = Token(address(0xD), "USDC", 6)
 
 
 def line(
@@ -47,6 +48,7 @@ def test_json_has_exact_strings_beside_readable_texts_in_a_fixed_order() -> None
         {
             "market": "aave",
             "account": "0x0000000000000000000000000000000000000001",
+            "part": None,
             "health_factor_wad": "999990000000000000",
             "health_factor": "0.9999",
             "is_liquidatable": True,
@@ -81,7 +83,17 @@ def test_json_has_exact_strings_beside_readable_texts_in_a_fixed_order() -> None
         }
     ]
     assert text.index('"block"') < text.index('"positions"')
-    assert list(document["positions"][0])[:4] == ["market", "account", "health_factor_wad", "health_factor"]
+    assert list(document["positions"][0])[:4] == ["market", "account", "part", "health_factor_wad"]
+    assert list(document["positions"][0])[4] == "health_factor"
+
+
+def test_an_accounts_positions_in_one_market_are_told_apart() -> None:
+    plain = line(1, WAD - 1)
+    listing = Listing(head(), (plain, replace(plain, key=PositionKey("aave", PositionId(account(1) + b"\xab" * 32)))))
+    first, second = json.loads(as_json(listing))["positions"]
+    assert first["account"] == second["account"]
+    assert (first["part"], second["part"]) == (None, "0x" + "ab" * 32)
+    assert "0xabababab…" in drawn(listing)
 
 
 def test_a_bankrupt_account_and_one_without_debt_can_be_written() -> None:
@@ -122,5 +134,5 @@ def test_the_table_shows_each_position() -> None:
 
 @pytest.mark.parametrize("symbol", ["[red]x[/red]", "[/]", "[link=file:/x]", "a\\", "[[", "]", ":smile:", "[bold"])
 def test_a_hostile_symbol_does_not_break_the_table(symbol: str) -> None:
-    text = drawn(Listing(head(), (line(1, 2 * WAD, token=Token(account(9), symbol, 18)),)))
+    text = drawn(Listing(head(), (line(1, 2 * WAD, token=Token(address(9), symbol, 18)),)))
     assert f"1 {symbol} ($2,000.00)" in text

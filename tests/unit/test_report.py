@@ -1,7 +1,7 @@
 """What is told and kept: one line a head, decisions once per change, sheets in order, honest readiness."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,20 @@ from keeper.chain.rpc import Rpc
 from keeper.discovery import Discovery
 from keeper.domain.mode import Mode
 from keeper.domain.outcome import Decision, Reason, Result
-from keeper.domain.plan import DecisionRecord, Outcome
-from keeper.domain.position import PositionKey
-from keeper.domain.units import Address, Base, TokenAmount, TxHash, Wei
+from keeper.domain.plan import DecisionRecord, Outcome, Payment
+from keeper.domain.position import Action, PositionKey
+from keeper.domain.units import Base, PositionId, TokenAmount, TxHash, Wei
 from keeper.engine.plan import Policy, accept, skip
 from keeper.errors import Invalid, Stale, Transient
+from keeper.observe.attendant import Attendant
 from keeper.observe.health import Health, Thresholds, Why
 from keeper.observe.metrics import Metrics
-from keeper.report import Attendant, Reporter, realised_base
+from keeper.report import Reporter, realised_base
 from keeper.scanner import ParityPolicy, Pass, Scanner
-from keeper.store.accounts import Accounts
 from keeper.store.database import Database
 from keeper.store.decisions import Decisions
-from tests.toy import ANNEX, ChainReader, ToyChain, ToyPosition, account, realised, toy_market
+from keeper.store.findings import Findings
+from tests.toy import ANNEX, CASH, RECEIPT, ChainReader, ToyChain, ToyPosition, account, address, realised, toy_market
 
 CHAIN_ID = 31_337
 FLUSH_EVERY = 32
@@ -103,7 +104,7 @@ async def at_desk(path: Path, policy: Policy, parity: ParityPolicy) -> AsyncIter
         metrics=metrics,
         health=health,
         decisions=decisions,
-        discovery=Discovery(rpc, Accounts(database)),
+        discovery=Discovery(rpc, Findings(database)),
         ancestor=chain.ancestor,
         healthy_endpoints=lambda: 2,
         requests=lambda: attendant.requests_made,
@@ -128,7 +129,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 @pytest.fixture
 async def live(tmp_path: Path) -> AsyncIterator[Desk]:
     """Live with a signer: verdicts come later; parity at every head."""
-    policy = Policy(Mode.LIVE, Base(1), Base(10**16), 64, account(77))
+    policy = Policy(Mode.LIVE, Base(1), Base(10**16), 64, address(77))
     async for each in at_desk(tmp_path, policy, ParityPolicy(1, 10)):
         yield each
 
@@ -277,7 +278,7 @@ async def test_sheets_are_closed_in_the_order_of_heads_although_verdicts_are_lat
     await live.reporter.decided([dropped(first, 2)])
     await live.decisions.flush()
     spans = await live.decisions.latest()
-    kept = sorted((span.first_block, span.last.key.account, span.last.reason, span.heads) for span in spans)
+    kept = sorted((span.first_block, span.last.key.id, span.last.reason, span.heads) for span in spans)
     at = first.head.number
     assert kept == [
         (at, account(1), None, 1),
@@ -355,9 +356,9 @@ async def test_accounts_are_noted_although_storing_another_markets_failed(tmp_pa
         assert desk.why("storage") is Why.STORAGE_FAILED
         await desk.fill_disk(is_full=False)
         await desk.mine()
-        everybody: set[Address] = {account(number) for number in range(1, 300)}
+        everybody: set[PositionId] = {account(number) for number in range(1, 300)}
         for name in ("toy", "two"):
-            assert await Accounts(desk.database).load(f"{name}@{bytes(20).hex()}") == dict.fromkeys(
+            assert await Findings(desk.database).load(f"{name}@{bytes(20).hex()}") == dict.fromkeys(
                 everybody, desk.chain.head.number - 1
             )
 
@@ -420,7 +421,7 @@ async def test_a_changed_layout_is_told_to_the_signer(desk: Desk) -> None:
     await desk.mine()
     await desk.mine()
     assert desk.layouts == [101]
-    desk.reader.spender = ANNEX  # without a log of it
+    desk.reader.payments = (Payment(CASH, ANNEX),)  # without a log of it
     await desk.mine()
     assert desk.layouts == [101, 103]
 
@@ -474,6 +475,46 @@ async def test_what_was_realised_is_rounded_against_us(live: Desk) -> None:
     assert realised_base(ending(done, 1, Result.WON, repaid=4_499, seized=48)) == (4_800 - 4_499) * 10**8
     assert realised_base(ending(done, 1, Result.LOST)) == 0
     assert TokenAmount(49) == whole.opportunity.seized_amount  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("action", [Action.PREPARE, Action.SETTLE])
+async def test_a_step_around_a_liquidation_is_told_as_one_and_is_no_liquidation(live: Desk, action: Action) -> None:
+    done = await live.mine(position(1, RISKY), position(2, RISKY))
+    for number, result in ((1, Result.WON), (2, Result.LOST)):
+        whole = ending(done, number, result)
+        assert whole.opportunity is not None
+        await live.reporter.ended([replace(whole, opportunity=replace(whole.opportunity, action=action))])
+    (made,), (failed,) = live.events("step.done"), live.events("step.failed")
+    assert (made["action"], made["account"], made["seized"]) == (action.value, account(1), "49 GOLD")
+    assert (failed["action"], failed["reason"]) == (action.value, "lost_race")
+    assert live.events("liquidation.won") == live.events("liquidation.lost") == []
+    account_ = live.reporter.account
+    assert (account_.won, account_.profit_base, account_.gas_wei) == (0, 0, 246)
+    assert live.metric("keeper_profit_usd") == 0
+
+
+async def test_a_position_among_several_of_an_account_is_told_with_its_part(live: Desk) -> None:
+    several = PositionId(account(1) + b"\x07" * 4)
+    await live.mine(ToyPosition(several, *RISKY), position(1, RISKY))
+    told = live.events("position.liquidatable")
+    assert [each["account"] for each in told] == [account(1)] * 2
+    assert [each.get("part") for each in told] == [None, b"\x07" * 4]
+
+
+async def test_a_chore_is_no_decision_that_the_sheet_waits_for(live: Desk) -> None:
+    live.reader.proceeds = (RECEIPT,)
+    live.chain.funds[RECEIPT.address] = 50
+    await live.mine()
+    done = await live.mine(position(1, RISKY))
+    assert done.planned.batch is not None
+    assert [each.opportunity.action for each in done.planned.batch.plans] == [Action.LIQUIDATE, Action.SETTLE]
+    await live.reporter.decided([sent(done, 1)])
+    await live.mine()
+    await live.decisions.flush()
+    spans = await live.decisions.latest()
+    assert [(span.first_block, span.last.key) for span in spans if span.last.reason is None] == [
+        (done.head.number, key(1))
+    ]
 
 
 async def test_a_lane_that_makes_no_way_is_told_to_health(live: Desk) -> None:

@@ -2,23 +2,37 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
-from keeper.domain.chain import BlockHead
+from keeper.domain.chain import BlockHead, Moment
 from keeper.domain.mode import Mode
 from keeper.domain.outcome import Reason, Result
 from keeper.domain.plan import Outcome
 from keeper.domain.ports import Market
-from keeper.domain.position import PositionKey
-from keeper.domain.units import Address, Base, Column
+from keeper.domain.position import Action, PositionKey
+from keeper.domain.units import NATIVE, ZERO_ADDRESS, Base, Column, PositionId
 from keeper.engine.plan import Policy
 from keeper.errors import KeeperError, Stale, Transient
 from keeper.scanner import ParityPolicy, Pass, Scanner
-from tests.toy import ANNEX, CASH, DEBT, GOLD, POOL, ChainReader, ToyChain, ToyPosition, account, toy_market
+from tests.toy import (
+    ANNEX,
+    CASH,
+    DEBT,
+    GOLD,
+    POOL,
+    RECEIPT,
+    ChainReader,
+    ToyChain,
+    ToyPosition,
+    account,
+    address,
+    toy_market,
+)
 
 OBSERVING = Policy(Mode.OBSERVE, Base(1), Base(10**16), 10, None)
-SIGNER = account(77)
+SIGNER = address(77)
 LIVE = Policy(Mode.LIVE, Base(1), Base(10**16), 10, SIGNER)
 NEVER = ParityPolicy(0, 5)
 SAFE, RISKY = (100, 5_000), (100, 9_000)
@@ -48,7 +62,7 @@ class World:
         policy: Policy = OBSERVING,
         parity: ParityPolicy = NEVER,
         depth: int = 8,
-        census: Callable[[Market, BlockHead], Awaitable[set[Address]]] | None = None,
+        census: Callable[[Market, BlockHead], Awaitable[set[PositionId]]] | None = None,
         others: tuple[str, ...] = (),
     ) -> None:
         self.chain = ToyChain(depth=depth)
@@ -59,9 +73,9 @@ class World:
             markets, self.chain, policy=policy, parity=parity, clock=Stopwatch(), landing_s=12, census=census
         )
 
-    async def start(self, *accounts: Address) -> None:
+    async def start(self, *known: PositionId) -> None:
         await self.scanner.discover(self.chain.head)
-        await self.scanner.load(self.chain.head, {"toy": accounts})
+        await self.scanner.load(self.chain.head, {"toy": known})
 
     async def scan(self) -> Pass:
         self.reader.read.clear()
@@ -77,15 +91,15 @@ class World:
             await self.scanner.make_pass(self.chain.head)
         self.chain.failures.clear()
 
-    async def census(self, head: BlockHead) -> set[Address]:
+    async def census(self, head: BlockHead) -> set[PositionId]:
         return self.chain.borrowers(head)
 
     @property
-    def book(self) -> dict[Address, ToyPosition]:
-        return dict(self.scanner.books["toy"].book.accounts)
+    def book(self) -> dict[PositionId, ToyPosition]:
+        return dict(self.scanner.books["toy"].book.positions)
 
     @property
-    def truth(self) -> dict[Address, ToyPosition]:
+    def truth(self) -> dict[PositionId, ToyPosition]:
         return {each: held for each, held in self.chain.blocks[-1].state.items() if held.has_debt}
 
 
@@ -96,7 +110,7 @@ def position(number: int, size: tuple[int, int]) -> ToyPosition:
 async def started(*held: ToyPosition, **options: object) -> World:
     world = World(**options)  # type: ignore[arg-type]
     world.chain.mine(*held)
-    await world.start(*(each.account for each in held))
+    await world.start(*(each.id for each in held))
     return world
 
 
@@ -123,9 +137,9 @@ async def test_a_log_about_an_account_that_owes_nothing_is_no_work() -> None:
 async def test_a_new_borrower_enters_the_book_and_is_named() -> None:
     world = await started(position(1, SAFE))
     done = await world.mine(position(2, SAFE))
-    assert done.markets[0].new_accounts == {account(2)}
+    assert done.markets[0].new_positions == {account(2)}
     assert account(2) in world.book
-    assert (await world.mine(position(2, RISKY))).markets[0].new_accounts == frozenset()
+    assert (await world.mine(position(2, RISKY))).markets[0].new_positions == frozenset()
 
 
 async def test_an_account_without_debt_leaves_the_book() -> None:
@@ -144,7 +158,7 @@ async def test_a_failed_pass_loses_nothing(error: KeeperError, where: str) -> No
     done = await world.mine(position(2, (70, 5_000)))
     assert world.reader.read == [[account(1), account(2), account(3)]]
     assert world.book == world.truth
-    assert done.markets[0].new_accounts == {account(3)}
+    assert done.markets[0].new_positions == {account(3)}
 
 
 async def test_a_liquidation_seen_by_a_failed_pass_is_reported_by_the_next_one() -> None:
@@ -217,7 +231,7 @@ async def test_a_gap_is_closed_with_its_logs() -> None:
     done = await world.mine(position(1, (100, 0)))
     assert done.extension.is_gap
     assert world.book == world.truth
-    assert len(done.markets[0].new_accounts) == 18
+    assert len(done.markets[0].new_positions) == 18
 
 
 async def test_blocks_of_a_gap_can_be_orphaned_after_it() -> None:
@@ -261,7 +275,7 @@ async def test_a_reorganisation_too_deep_to_follow_reads_everybody_again() -> No
 async def test_a_census_that_fails_leaves_the_rebuild_to_the_next_pass() -> None:
     answers: list[KeeperError] = [Transient("down")]
 
-    async def census(market: Market, head: BlockHead) -> set[Address]:
+    async def census(market: Market, head: BlockHead) -> set[PositionId]:
         if answers:
             raise answers.pop()
         return await world.census(head)
@@ -315,9 +329,9 @@ async def test_a_mismatch_quarantines_exactly_that_account() -> None:
     assert (await world.mine()).markets[0].parity_checked == 2
     world.reader.misread[account(1)] = position(1, RISKY)
     done = await world.mine(position(1, SAFE))
-    assert [each.account for each in done.markets[0].mismatches] == [account(1)]
+    assert [each.id for each in done.markets[0].mismatches] == [account(1)]
     assert done.quarantined == 1
-    assert [(each.key.account, each.reason) for each in done.planned.decisions] == [(account(1), Reason.QUARANTINED)]
+    assert [(each.key.id, each.reason) for each in done.planned.decisions] == [(account(1), Reason.QUARANTINED)]
 
 
 async def test_a_quarantined_account_is_read_at_each_head_and_let_back_when_it_agrees() -> None:
@@ -328,7 +342,7 @@ async def test_a_quarantined_account_is_read_at_each_head_and_let_back_when_it_a
     for _ in range(3):
         done = await world.mine()
         assert world.reader.read == [[account(1)]]
-        assert account(1) in {each.account for each in done.markets[0].mismatches}
+        assert account(1) in {each.id for each in done.markets[0].mismatches}
     world.reader.misread.clear()
     done = await world.mine()
     assert done.markets[0].restored == {account(1)}
@@ -345,7 +359,7 @@ async def test_a_quarantined_account_is_sent_only_where_the_chain_itself_calls_i
     done = await world.mine(position(1, RISKY))
     assert done.quarantined == 1
     assert done.planned.batch is not None
-    assert [each.key.account for each in done.planned.batch.plans] == [account(1)]
+    assert [each.key.id for each in done.planned.batch.plans] == [account(1)]
 
 
 async def test_parity_goes_round_and_never_where_it_is_switched_off() -> None:
@@ -364,7 +378,7 @@ async def test_an_impossible_account_is_put_aside_alone_told_once_and_never_lost
     done = await world.mine(position(1, RISKY), position(2, RISKY), position(3, SAFE))
     assert done.markets[0].impossible == (account(1),)
     assert (done.quarantined, done.invalid) == (1, {})
-    assert [each.account for each in done.candidates] == [account(2)]
+    assert [each.id for each in done.candidates] == [account(2)]
     assert account(3) in world.book
     done = await world.mine()
     assert (done.markets[0].impossible, done.quarantined) == ((), 1)
@@ -373,14 +387,14 @@ async def test_an_impossible_account_is_put_aside_alone_told_once_and_never_lost
     done = await world.mine()
     assert done.markets[0].restored == {account(1)}
     assert world.book == world.truth
-    assert {each.account for each in done.candidates} == {account(1), account(2)}
+    assert {each.id for each in done.candidates} == {account(1), account(2)}
 
 
 async def test_a_new_borrower_that_cannot_be_read_enters_as_soon_as_it_can() -> None:
     world = await started()
     world.reader.impossible.add(account(1))
     done = await world.mine(position(1, RISKY))
-    assert done.markets[0].new_accounts == {account(1)}
+    assert done.markets[0].new_positions == {account(1)}
     await world.mine()
     world.reader.impossible.clear()
     done = await world.mine()
@@ -476,11 +490,113 @@ async def test_an_outcome_in_a_market_that_was_taken_out_only_frees_its_account(
     assert not world.scanner.limits.is_locked(key)
 
 
-async def test_positions_are_judged_at_the_time_of_landing() -> None:
+async def test_positions_are_judged_at_the_moment_of_landing() -> None:
     world = await started(position(1, RISKY), policy=LIVE)
     done = await world.mine()
     assert done.planned.batch is not None
-    assert done.planned.batch.plans[0].opportunity.at_s == done.head.timestamp_s + 12
+    assert done.planned.batch.plans[0].opportunity.at == Moment(done.head.number + 1, done.head.timestamp_s + 12)
+
+
+PART = PositionId(ZERO_ADDRESS + b"a part")
+
+
+async def test_what_is_known_from_before_is_recalled_before_the_market_is_discovered_at_load() -> None:
+    world = World()
+    world.chain.mine(position(1, SAFE))
+    await world.start(account(1), PART)
+    assert world.reader.known_at_discovery == [frozenset(), {account(1), PART}]
+    assert world.reader.read == [[account(1), PART]]
+    assert list(world.book) == [account(1)]
+
+
+async def test_what_logs_name_is_recalled_before_the_market_is_discovered_anew() -> None:
+    world = await started(position(1, SAFE))
+    world.chain.mine(position(2, SAFE))
+    await world.scan()
+    assert world.reader.recalled == {account(1), account(2)}
+    world.chain.mine(position(3, SAFE), annex=True)
+    done = await world.scan()
+    assert done.markets[0].is_rediscovered
+    assert world.reader.known_at_discovery[-1] == {account(1), account(2), account(3)}
+
+
+async def test_what_a_census_finds_is_recalled_before_the_market_is_discovered_anew() -> None:
+    census: list[Callable[[Market, BlockHead], Awaitable[set[PositionId]]]] = []
+
+    async def ask(market: Market, head: BlockHead) -> set[PositionId]:
+        return await census[0](market, head) | {PART}
+
+    world = World(depth=2, census=ask)
+    census.append(lambda _, head: world.census(head))
+    await world.start()
+    for _ in range(4):
+        await world.mine()
+    world.chain.drop(4)
+    world.chain.mine(position(4, SAFE))
+    for _ in range(4):
+        world.chain.mine()
+    done = await world.scan()
+    assert done.markets[0].is_rediscovered
+    assert world.reader.known_at_discovery[-1] == {account(4), PART}
+    assert world.book == world.truth
+
+
+async def test_a_part_of_a_market_that_a_log_names_is_handed_on_and_is_no_position() -> None:
+    world = await started(position(1, SAFE))
+    done = await world.mine(ToyPosition(PART, 0, 1))
+    assert done.markets[0].new_positions == {PART}
+    assert PART in world.reader.recalled
+    assert list(world.book) == [account(1)]
+    world.chain.mine()
+    await world.scan()
+    assert world.reader.read == []
+
+
+async def test_an_accounts_positions_in_one_market_are_kept_apart() -> None:
+    first, second = (PositionId(account(1) + bytes([each])) for each in (1, 2))
+    world = await started(ToyPosition(first, *RISKY), ToyPosition(second, *RISKY), position(1, SAFE), policy=LIVE)
+    done = await world.mine()
+    assert set(world.book) == {account(1), first, second}
+    assert [each.key.id for each in done.planned.batch.plans] == [first, second]  # type: ignore[union-attr]
+    assert {each.account for each in done.candidates} == {address(1)}
+    assert [each.part for each in sorted(done.candidates)] == [b"\x01", b"\x02"]
+    assert len({each.id for each in done.planned.batch.plans}) == 2  # type: ignore[union-attr]
+    failed, _ = done.planned.batch.plans  # type: ignore[union-attr]
+    reverted = Outcome(failed.id, failed.key, Result.REVERTED, Reason.REVERTED, "", done.head.number)
+    world.scanner.settle(replace(reverted, opportunity=failed.opportunity))
+    done = await world.mine()
+    assert world.reader.read == [[first]]
+    assert {each.key.id: each.reason for each in done.planned.decisions} == {
+        first: Reason.COOLING_DOWN,
+        second: Reason.IN_FLIGHT,
+    }
+
+
+async def test_proceeds_are_settled_until_the_outcome_frees_the_chore() -> None:
+    world = await started(policy=LIVE)
+    world.reader.proceeds = (RECEIPT,)
+    await world.mine()
+    world.chain.funds[RECEIPT.address] = 50
+    done = await world.mine()
+    assert done.inventory is not None
+    assert done.inventory.balances[RECEIPT.address] == 50
+    assert (done.candidates, done.planned.decisions) == ({}, ())
+    assert done.planned.batch is not None
+    (plan,) = done.planned.batch.plans
+    assert plan.opportunity.action is Action.SETTLE
+    assert plan.opportunity.at == done.head.landing(12)
+    assert (await world.mine()).planned.batch is None
+    world.scanner.settle(Outcome(plan.id, plan.key, Result.WON, None, "", done.head.number))
+    assert (await world.mine()).planned.batch is not None
+
+
+async def test_nothing_is_settled_without_a_signer_or_by_watching() -> None:
+    for policy in (OBSERVING, replace(OBSERVING, signer=SIGNER), replace(LIVE, mode=Mode.SHADOW)):
+        world = await started(policy=policy)
+        world.reader.proceeds = (RECEIPT,)
+        world.chain.funds[RECEIPT.address] = 50
+        await world.mine()
+        assert (await world.mine()).planned.batch is None
 
 
 async def test_a_pass_makes_one_request_whatever_it_reads() -> None:
@@ -498,7 +614,7 @@ async def test_the_inventory_is_read_with_everything_else() -> None:
     world.chain.funds[CASH.address] = 2_000
     done = await world.mine()
     assert done.inventory is not None
-    assert done.inventory.balances == {CASH.address: 2_000}
+    assert done.inventory.balances == {CASH.address: 2_000, NATIVE: 10**18}
     assert done.planned.batch is not None
     assert done.planned.batch.plans[0].opportunity.repay_amount == 2_000
     assert GOLD.address not in done.inventory.balances

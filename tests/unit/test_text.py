@@ -2,9 +2,9 @@
 
 import pytest
 
-from keeper.domain.position import Health
-from keeper.domain.units import MAX_UINT256, WAD, Address, Base, Wad
-from keeper.text import address_text, amount_text, distance_bps, distance_text, health_text, usd_text
+from keeper.domain.position import Health, PositionKey
+from keeper.domain.units import MAX_UINT256, WAD, Address, Base, PositionId, Wad
+from keeper.text import address_text, amount_text, distance_bps, distance_text, health_text, position_text, usd_text
 
 
 def health(factor_wad: int) -> Health:
@@ -81,6 +81,13 @@ def test_a_health_factor_below_one_never_reads_as_one(factor: int, text: str) ->
 def test_the_distance_is_what_all_collateral_may_fall_rounded_down(factor: int, bps: int | None, text: str) -> None:
     assert distance_bps(health(factor)) == bps
     assert distance_text(health(factor)) == text
+
+
+def test_a_position_is_told_by_its_account_and_the_beginning_of_its_part() -> None:
+    owner = bytes.fromhex("ca11bde05977b3631167028862be2a173976ca11")
+    whole, part = (PositionKey("toy", PositionId(owner + each)) for each in (b"", b"\x12\x34\x56\x78\x9a" * 6))
+    assert position_text(whole) == "0xcA11bde05977b3631167028862bE2a173976CA11"
+    assert position_text(part) == "0xcA11bde05977b3631167028862bE2a173976CA11 0x12345678…"
 
 
 def test_an_address_has_its_checksum() -> None:

@@ -7,42 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from eth_utils.crypto import keccak
-
-from keeper.domain.chain import BlockHead, Log, ViewCall, ViewResult
+from keeper.domain.abi import UINT128, WORD, address, number, selector, topic, words
+from keeper.domain.chain import BlockHead, ViewCall, ViewResult
 from keeper.domain.outcome import Reason
+from keeper.domain.plan import Payment
 from keeper.domain.position import Health, Token
-from keeper.domain.units import WAD, Address, Base, TokenAmount, Wad
-from keeper.errors import Invalid, Transient
-
-WORD: Final = 32
-UINT128: Final = 2**128
-
-
-def selector(signature: str) -> bytes:
-    """Return the first four bytes of a signature's hash: how a function or an error is named in calldata."""
-    return keccak(text=signature)[:4]
-
-
-def topic(signature: str) -> bytes:
-    """Return a signature's hash: an event's first topic."""
-    return keccak(text=signature)
-
-
-def address_word(address: Address) -> bytes:
-    """Encode an address as an argument."""
-    return address.rjust(WORD, b"\0")
-
-
-def number_word(number: int) -> bytes:
-    """Encode a non-negative number as an argument."""
-    return number.to_bytes(WORD, "big")
-
-
-def view(to: Address, function: bytes, *arguments: bytes) -> ViewCall:
-    """Return a read-only call with encoded arguments."""
-    return ViewCall(to, function + b"".join(arguments))
-
+from keeper.domain.units import WAD, Address, Base, PositionId, TokenAmount, Wad
 
 # PoolAddressesProvider
 GET_POOL: Final = selector("getPool()")
@@ -67,10 +37,8 @@ BASE_CURRENCY: Final = selector("BASE_CURRENCY()")
 BASE_CURRENCY_UNIT: Final = selector("BASE_CURRENCY_UNIT()")
 GET_PRICE: Final = selector("getAssetPrice(address)")
 GET_PRICE_SOURCE: Final = selector("getSourceOfAsset(address)")
-LATEST_ROUND: Final = selector("latestRoundData()")
 IS_LIQUIDATION_ALLOWED: Final = selector("isLiquidationAllowed()")
 # tokens
-SYMBOL: Final = selector("symbol()")
 SCALED_BALANCE: Final = selector("scaledBalanceOf(address)")
 STABLE_PRINCIPAL: Final = selector("principalBalanceOf(address)")
 STABLE_RATE: Final = selector("getUserStableRate(address)")
@@ -163,99 +131,13 @@ _ERRORS: Final = (  # the string up to 3.3, the custom error from 3.4
 STRING_ERRORS: Final = {number: (reason, name) for number, name, reason in _ERRORS if number}
 CUSTOM_ERRORS: Final = {
     **{selector(f"{name}()"): (reason, name) for _, name, reason in _ERRORS},
-    # what tokens say (ERC-6093, then common words)
-    selector("ERC20InsufficientBalance(address,uint256,uint256)"): (
-        Reason.INSUFFICIENT_INVENTORY,
-        "ERC20InsufficientBalance",
-    ),
-    selector("ERC20InsufficientAllowance(address,uint256,uint256)"): (
-        Reason.INSUFFICIENT_INVENTORY,
-        "ERC20InsufficientAllowance",
-    ),
-    selector("ERC20InvalidReceiver(address)"): (Reason.TOKEN_BLOCKED, "ERC20InvalidReceiver"),
-    selector("ERC20InvalidSender(address)"): (Reason.TOKEN_BLOCKED, "ERC20InvalidSender"),
-    selector("EnforcedPause()"): (Reason.TOKEN_BLOCKED, "EnforcedPause"),
 }
-TOKEN_PHRASES: Final = {
-    "exceeds balance": Reason.INSUFFICIENT_INVENTORY,
-    "insufficient balance": Reason.INSUFFICIENT_INVENTORY,
-    "insufficient-balance": Reason.INSUFFICIENT_INVENTORY,
-    "allowance": Reason.INSUFFICIENT_INVENTORY,
-    "blacklist": Reason.TOKEN_BLOCKED,
-    "blocklist": Reason.TOKEN_BLOCKED,
-    "denylist": Reason.TOKEN_BLOCKED,
-    "sanction": Reason.TOKEN_BLOCKED,
-    "paused": Reason.TOKEN_BLOCKED,
-}
-ERROR_STRING: Final = selector("Error(string)")
-PANIC: Final = selector("Panic(uint256)")
-PANICS: Final = {0x01: "assertion", 0x11: "overflow", 0x12: "division by zero", 0x32: "index out of range"}
-
-
-class Unreadable(Transient):
-    """A contract did not answer as Aave's do."""
-
-
-def words(result: ViewResult, count: int, what: str) -> list[int]:
-    """Return the first words of an answer."""
-    data = result.data
-    if not result.ok or len(data) < count * WORD:
-        raise Unreadable(f"{what} cannot be read")
-    return [int.from_bytes(data[at : at + WORD], "big") for at in range(0, count * WORD, WORD)]
-
-
-def number(result: ViewResult, what: str) -> int:
-    """Return an answer's first word."""
-    return words(result, 1, what)[0]
-
-
-def array(result: ViewResult, what: str) -> list[int]:
-    """Return a dynamic array of at most as many words as there can be reserves."""
-    count = within(words(result, 2, what)[1], 0, MAX_RESERVES + 1, what)
-    return words(result, 2 + count, what)[2:]
-
-
-def within(value: int, low: int, end: int, what: str) -> int:
-    """Return a value that a contract could hold.
-
-    Raises: Invalid.
-    """
-    if not low <= value < end:
-        raise Invalid(f"{what} says {value}, which no Aave contract could")
-    return value
-
-
-def address(word: int) -> Address:
-    """Return an address from a word."""
-    return Address(within(word, 0, 2**160, "an address").to_bytes(20, "big"))
-
-
-def bits(packed: int, place: tuple[int, int]) -> int:
-    """Return some bits of a word."""
-    offset, width = place
-    return packed >> offset & (1 << width) - 1
-
-
-def named(log: Log, places: Sequence[int]) -> list[Address]:
-    """Return the addresses that an event names in its topics."""
-    if places and len(log.topics) <= max(places):
-        raise Invalid(f"a log in block {log.block_number} lacks a topic")
-    return [address(int.from_bytes(log.topics[place], "big")) for place in places]
 
 
 def price(result: ViewResult) -> Base | None:
     """Return a price, or None where the oracle reverts or says nothing that could be one."""
     said = int.from_bytes(result.data, "big") if result.ok and len(result.data) == WORD else 0
     return Base(said) if 0 < said < UINT128 else None
-
-
-def symbol(result: ViewResult, token: Address) -> str:
-    """Return a token's symbol, text or bytes32, as printable ASCII, or a label made of its address."""
-    data = result.data if result.ok else b""
-    length = int.from_bytes(data[WORD : 2 * WORD], "big")
-    raw = data.rstrip(b"\0") if len(data) == WORD else data[2 * WORD : 2 * WORD + length]
-    is_plain = 0 < len(raw) <= WORD and all(0x21 <= byte <= 0x7E for byte in raw)
-    return raw[:16].decode() if is_plain else f"0x{token[:2].hex()}..{token[-2:].hex()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +166,22 @@ class Reserve:
 
 
 @dataclass(frozen=True, slots=True)
+class Leg:
+    """One side of a position in one reserve, at the price by which a liquidation would value it."""
+
+    reserve: Reserve
+    amount: int
+    value: int
+    price: int
+    index: int
+
+    @property
+    def market_price(self) -> int:
+        """Return the token's own price, also where eMode values it by another."""
+        return self.price if self.reserve.price_base is None else self.reserve.price_base
+
+
+@dataclass(frozen=True, slots=True)
 class Category:
     """An eMode category: its collateral as bits by reserve id and, up to 3.1, perhaps a price of its own."""
 
@@ -301,12 +199,22 @@ class AaveSnapshot:
     market: str
     head: BlockHead
     revision: int
-    spender: Address
+    pool: Address
     reserves: Mapping[int, Reserve]
     categories: Mapping[int, Category]
     is_liquidation_allowed: bool
     native_price_base: Base | None
-    inventory_tokens: Mapping[Address, Token]
+    payments: tuple[Payment, ...]
+
+    @property
+    def proceeds(self) -> tuple[Token, ...]:
+        """Return nothing: liquidations bring the underlying tokens."""
+        return ()
+
+    @property
+    def targets(self) -> frozenset[Address]:
+        """Return the pool."""
+        return frozenset({self.pool})
 
     def value_base(self, token: Address, amount: TokenAmount) -> Base | None:
         """Value an amount of a listed token, rounding down, or return None without a price."""
@@ -328,7 +236,7 @@ class StableDebt:
 class AavePosition:
     """An account's flagged collateral and its debt, as scaled amounts by reserve id, and its eMode category."""
 
-    account: Address
+    id: PositionId
     category: int
     collateral: tuple[tuple[int, int], ...]
     debt: tuple[tuple[int, int], ...]
@@ -364,10 +272,3 @@ def health(result: ViewResult) -> Health:
     """Decode `getUserAccountData`."""
     collateral, debt, _, _, _, factor = words(result, 6, "an account's health")
     return Health(Wad(factor), Base(collateral), Base(debt), factor < WAD, (), ())
-
-
-def updated_s(result: ViewResult) -> int | None:
-    """Return when a feed last reported, or None for a source that is no feed."""
-    return (
-        int.from_bytes(result.data[3 * WORD : 4 * WORD], "big") if result.ok and len(result.data) == 5 * WORD else None
-    )

@@ -8,14 +8,16 @@ from typing import Final
 
 from eth_utils.address import to_checksum_address
 
+from keeper.domain import abi
+from keeper.domain.abi import view
 from keeper.domain.chain import BlockHead, Log, LogFilter, ViewCall, ViewResult
-from keeper.domain.plan import Realised
+from keeper.domain.plan import Payment, Realised
 from keeper.domain.ports import PriceAge, Reads, Taken, Touched
 from keeper.domain.position import Health, PositionKey, Token
-from keeper.domain.units import BASE_UNIT, RAY, WAD, ZERO_ADDRESS, Address, TokenAmount
+from keeper.domain.units import BASE_UNIT, RAY, WAD, ZERO_ADDRESS, Address, PositionId, TokenAmount
 from keeper.errors import Invalid, Stale, Unsafe
 from keeper.protocols.aave_v3 import contracts as aave
-from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot, Category, Reserve, StableDebt, view
+from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot, Category, Reserve, StableDebt
 from keeper.protocols.aave_v3.rules import PROFILES, Profile
 
 _FEW_CALLS: Final = 1_500  # up to that many, accounts are read in one round; above, their bitmaps come first
@@ -79,9 +81,9 @@ class _Layout:
         calls = list(self.questions)
         if self.sentinel is not None:
             calls.append(view(self.sentinel, aave.IS_LIQUIDATION_ALLOWED))
-        calls += [view(self.oracle, aave.GET_PRICE, aave.address_word(each)) for each in self.price_sources.values()]
+        calls += [view(self.oracle, aave.GET_PRICE, abi.address_word(each)) for each in self.price_sources.values()]
         for listing in self.listings.values():
-            token = aave.address_word(listing.token.address)
+            token = abi.address_word(listing.token.address)
             calls += [view(self.pool, aave.GET_RESERVE, token), view(self.oracle, aave.GET_PRICE, token)]
             if self.profile.has_grace_period:
                 calls.append(view(self.pool, aave.GET_GRACE_PERIOD, token))
@@ -120,10 +122,14 @@ class AaveReader:
         topics = aave.POOL_ACCOUNTS.keys() | aave.TOKEN_ACCOUNTS.keys() | aave.MARKET_EVENTS
         return LogFilter(self._layout.tokens | self._layout.authorities, frozenset(topics))
 
-    def accounts(self, logs: Iterable[Log]) -> frozenset[Address]:
+    def recall(self, known: Iterable[PositionId]) -> None:
+        """Take nothing: the pool itself tells of all its parts."""
+
+    def named(self, logs: Iterable[Log]) -> frozenset[PositionId]:
         """Return the accounts that borrowed."""
         places = aave.POOL_ACCOUNTS[aave.BORROW]
-        return frozenset(account for log in self._from_pool(logs, aave.BORROW) for account in aave.named(log, places))
+        borrows = self._from_pool(logs, aave.BORROW)
+        return frozenset(PositionId(account) for log in borrows for account in abi.named(log, places))
 
     def touched(self, logs: Iterable[Log]) -> Touched:
         """Return the accounts whose state the logs changed, and whether the market's own did."""
@@ -133,18 +139,21 @@ class AaveReader:
         for log in logs:
             if log.topics and (log.address in tokens or log.address in authorities):
                 events = aave.POOL_ACCOUNTS if log.address == pool else aave.TOKEN_ACCOUNTS
-                accounts.update(aave.named(log, events.get(log.topics[0], ())))
+                accounts.update(abi.named(log, events.get(log.topics[0], ())))
                 is_market_changed = is_market_changed or log.topics[0] in aave.MARKET_EVENTS
-        return Touched(frozenset(accounts), is_market_changed)
+        return Touched(frozenset(map(PositionId, accounts)), is_market_changed)
 
     def liquidations(self, logs: Iterable[Log]) -> Sequence[Taken]:
         """Return this pool's liquidations."""
         taken = []
         for log in self._from_pool(logs, aave.LIQUIDATION):
-            collateral, debt, account = aave.named(log, (1, 2, 3))
-            repaid, seized, liquidator, _ = aave.words(ViewResult(ok=True, data=log.data), 4, "a liquidation")
-            key, realised = PositionKey(self._market, account), Realised(TokenAmount(repaid), TokenAmount(seized))
-            taken.append(Taken(key, aave.address(liquidator), realised, debt, collateral, log))
+            collateral, debt, account = abi.named(log, (1, 2, 3))
+            repaid, seized, liquidator, _ = abi.words(ViewResult(ok=True, data=log.data), 4, "a liquidation")
+            key, realised = (
+                PositionKey(self._market, PositionId(account)),
+                Realised(TokenAmount(repaid), TokenAmount(seized)),
+            )
+            taken.append(Taken(key, abi.address(liquidator), realised, debt, collateral, log))
         return taken
 
     def _from_pool(self, logs: Iterable[Log], event: bytes) -> Iterator[Log]:
@@ -158,7 +167,7 @@ class AaveReader:
         try:
             layout = await _discover(reads, self._market, self._root)
             self._snapshot(layout, reads.head, await reads.many(layout.calls))  # a fork may lack what its revision has
-        except (aave.Unreadable, Invalid) as error:
+        except (abi.Unreadable, Invalid) as error:
             if self._found is not None:
                 raise
             raise Unsafe(
@@ -179,7 +188,7 @@ class AaveReader:
 
     def _snapshot(self, layout: _Layout, head: BlockHead, answers: Sequence[ViewResult]) -> AaveSnapshot:
         results = iter(answers[len(layout.questions) :])
-        is_allowed = layout.sentinel is None or next(results) == ViewResult(ok=True, data=aave.number_word(1))
+        is_allowed = layout.sentinel is None or next(results) == ViewResult(ok=True, data=abi.number_word(1))
         prices = {each: aave.price(next(results)) for each in layout.price_sources}
         reserves, members = {}, dict.fromkeys(layout.categories, 0)
         for listing in layout.listings.values():
@@ -199,19 +208,20 @@ class AaveReader:
             market=self._market,
             head=head,
             revision=layout.revision,
-            spender=layout.pool,
+            pool=layout.pool,
             reserves=reserves,
             categories=categories,
             is_liquidation_allowed=is_allowed,
             native_price_base=None if native is None else native.value_base(WAD),
-            inventory_tokens={each.token.address: each.token for each in reserves.values()},
+            payments=tuple(Payment(each.token, layout.pool) for each in reserves.values()),
         )
 
-    async def positions(self, reads: Reads, accounts: Sequence[Address]) -> Sequence[AavePosition]:
+    async def positions(self, reads: Reads, ids: Sequence[PositionId]) -> Sequence[AavePosition]:
         """Read accounts' bitmaps, modes and scaled balances, in one round where they are few.
 
         Raises: Invalid for a balance that no token could hold.
         """
+        accounts = [Address(each) for each in ids]
         known: dict[_Question, ViewResult] = {}
         pool = self._layout.pool
         questions = [(pool, each, account) for account in accounts for each in _STATUS]
@@ -239,36 +249,36 @@ class AaveReader:
             self._missing |= used - self._layout.parts
         return self._layout
 
-    async def chain_health(self, reads: Reads, accounts: Sequence[Address]) -> Sequence[Health | None]:
+    async def chain_health(self, reads: Reads, ids: Sequence[PositionId]) -> Sequence[Health | None]:
         """Ask the pool for accounts' health factors at the block's own time."""
         pool = self._layout.pool
-        results = await reads.many([view(pool, aave.GET_USER_HEALTH, aave.address_word(each)) for each in accounts])
+        results = await reads.many([view(pool, aave.GET_USER_HEALTH, abi.address_word(Address(each))) for each in ids])
         return [aave.health(result) if result.ok else None for result in results]
 
     async def price_ages(self, reads: Reads) -> Sequence[PriceAge]:
         """Return every reserve's price with the time that its feed gives; ratio and cap adapters give none."""
         oracle, tokens = self._layout.oracle, [each.token for each in self._layout.listings.values()]
-        assets = [aave.address_word(each.address) for each in tokens]
+        assets = [abi.address_word(each.address) for each in tokens]
         asked = [view(oracle, each, asset) for each in (aave.GET_PRICE, aave.GET_PRICE_SOURCE) for asset in assets]
         told = await reads.many(asked)
         prices, named = told[: len(assets)], told[len(assets) :]
-        sources = [aave.address(aave.number(each, "a price source")) for each in named]
-        rounds = await reads.many([view(each, aave.LATEST_ROUND) for each in sources])
+        sources = [abi.address(abi.number(each, "a price source")) for each in named]
+        rounds = await reads.many([view(each, abi.LATEST_ROUND) for each in sources])
         found = zip(tokens, prices, rounds, strict=True)
-        return [PriceAge(token, aave.price(price), aave.updated_s(round_)) for token, price, round_ in found]
+        return [PriceAge(token, aave.price(price), abi.round_updated_s(round_)) for token, price, round_ in found]
 
 
 async def _ask(reads: Reads, known: dict[_Question, ViewResult], questions: Iterable[_Question]) -> None:
     """Ask what is not known yet."""
     new = [each for each in questions if each not in known]
-    calls = [view(contract, function, aave.address_word(account)) for contract, function, account in new]
+    calls = [view(contract, function, abi.address_word(account)) for contract, function, account in new]
     known.update(zip(new, await reads.many(calls) if calls else (), strict=True))
 
 
 def _told(known: Mapping[_Question, ViewResult], question: _Question, width: int) -> int:
     """Return a number of at most that many bits that a contract said of an account."""
     what = f"the state of 0x{question[2].hex()}"
-    return aave.within(aave.number(known[question], what), 0, 1 << width, what)
+    return abi.within(abi.number(known[question], what), 0, 1 << width, what)
 
 
 def _balance_questions(layout: _Layout, account: Address, bits: int = -1) -> Iterator[_Question]:
@@ -296,65 +306,65 @@ def _position(
                 principal, rate, updated = (_told(known, each, 128) for each in stable)
                 if principal:
                     stable_debt.append(StableDebt(listing.id, principal, rate, updated))
-    return AavePosition(account, category, tuple(collateral), tuple(debt), tuple(stable_debt))
+    return AavePosition(PositionId(account), category, tuple(collateral), tuple(debt), tuple(stable_debt))
 
 
 def _reserve(layout: _Layout, listing: _Listing, results: Iterator[ViewResult], head: BlockHead) -> tuple[Reserve, int]:
     """Decode the next reserve, and the eMode category that it belongs to (up to 3.1)."""
     what = f"reserve {listing.token.symbol}"
-    words, price = aave.words(next(results), aave.RESERVE_WORDS, what), aave.price(next(results))
+    words, price = abi.words(next(results), aave.RESERVE_WORDS, what), aave.price(next(results))
     packed = words[aave.CONFIGURATION]
     reserve = Reserve(
-        id=aave.within(words[aave.ID], listing.id, listing.id + 1, what),
+        id=abi.within(words[aave.ID], listing.id, listing.id + 1, what),
         token=listing.token,
         unit=10**listing.token.decimals,
         price_base=price,
-        threshold_bps=aave.bits(packed, aave.THRESHOLD_BITS),
-        bonus_bps=aave.bits(packed, aave.BONUS_BITS),
-        fee_bps=aave.bits(packed, aave.FEE_BITS),
-        is_active=bool(aave.bits(packed, aave.ACTIVE_BITS)),
-        is_paused=bool(aave.bits(packed, aave.PAUSED_BITS)),
-        grace_until_s=aave.number(next(results), what) if layout.profile.has_grace_period else 0,
-        liquidity_index_ray=aave.within(words[aave.LIQUIDITY_INDEX], RAY, aave.UINT128, what),
-        liquidity_rate_ray=aave.within(words[aave.LIQUIDITY_RATE], 0, aave.UINT128, what),
-        borrow_index_ray=aave.within(words[aave.BORROW_INDEX], RAY, aave.UINT128, what),
-        borrow_rate_ray=aave.within(words[aave.BORROW_RATE], 0, aave.UINT128, what),
-        updated_s=aave.within(words[aave.UPDATED], 0, head.timestamp_s + 1, what),
+        threshold_bps=abi.bits(packed, aave.THRESHOLD_BITS),
+        bonus_bps=abi.bits(packed, aave.BONUS_BITS),
+        fee_bps=abi.bits(packed, aave.FEE_BITS),
+        is_active=bool(abi.bits(packed, aave.ACTIVE_BITS)),
+        is_paused=bool(abi.bits(packed, aave.PAUSED_BITS)),
+        grace_until_s=abi.number(next(results), what) if layout.profile.has_grace_period else 0,
+        liquidity_index_ray=abi.within(words[aave.LIQUIDITY_INDEX], RAY, abi.UINT128, what),
+        liquidity_rate_ray=abi.within(words[aave.LIQUIDITY_RATE], 0, abi.UINT128, what),
+        borrow_index_ray=abi.within(words[aave.BORROW_INDEX], RAY, abi.UINT128, what),
+        borrow_rate_ray=abi.within(words[aave.BORROW_RATE], 0, abi.UINT128, what),
+        updated_s=abi.within(words[aave.UPDATED], 0, head.timestamp_s + 1, what),
     )
-    return reserve, aave.bits(packed, aave.CATEGORY_BITS)
+    return reserve, abi.bits(packed, aave.CATEGORY_BITS)
 
 
 async def _discover(reads: Reads, market: str, root: Address) -> _Layout:
     at_root = [view(root, each) for each in (aave.GET_POOL, aave.GET_ORACLE, aave.GET_SENTINEL, aave.GET_CONFIGURATOR)]
     named = await reads.many(at_root)
-    pool, oracle, sentinel, configurator = (aave.address(aave.number(each, "the root")) for each in named)
+    pool, oracle, sentinel, configurator = (abi.address(abi.number(each, "the root")) for each in named)
     if ZERO_ADDRESS in {pool, oracle, configurator}:
-        raise aave.Unreadable("it names no pool, oracle or configurator")
+        raise abi.Unreadable("it names no pool, oracle or configurator")
     at_pool = [view(pool, each) for each in (aave.POOL_REVISION, aave.GET_RESERVES, aave.ADDRESSES_PROVIDER)]
     at_oracle = [view(oracle, each) for each in (aave.BASE_CURRENCY, aave.BASE_CURRENCY_UNIT)]
     said = await reads.many(at_pool + at_oracle)
-    if aave.address(aave.number(said[2], "the pool's provider")) != root:
-        raise aave.Unreadable("its pool has another provider")
-    revision = aave.number(said[0], "the pool's revision")
+    if abi.address(abi.number(said[2], "the pool's provider")) != root:
+        raise abi.Unreadable("its pool has another provider")
+    revision = abi.number(said[0], "the pool's revision")
     if (profile := PROFILES.get(revision)) is None:
         raise Unsafe(
             f"market {market}: the pool {to_checksum_address(pool)} is of revision {revision}, whose rules are not known "
             f"(but {', '.join(map(str, PROFILES))}); update the keeper or take the market out of the chain file"
         )
-    if [aave.number(each, "the oracle") for each in said[3:]] != [0, BASE_UNIT]:
+    if [abi.number(each, "the oracle") for each in said[3:]] != [0, BASE_UNIT]:
         raise Unsafe(
             f"market {market}: the oracle {to_checksum_address(oracle)} does not quote US dollars with 8 decimals; "
             "only such markets are supported, take this one out of the chain file"
         )
-    assets = [aave.address(each) for each in aave.array(said[1], "the reserves list")]
+    assets = [abi.address(each) for each in abi.array(said[1], aave.MAX_RESERVES, "the reserves list")]
     functions = _BITMAP_CATEGORY if profile.has_category_bitmaps else (aave.GET_CATEGORY_LEGACY,)
     of_categories = {
-        each: tuple(view(pool, function, aave.number_word(each)) for function in functions)
+        each: tuple(view(pool, function, abi.number_word(each)) for function in functions)
         for each in range(1, aave.MAX_CATEGORY + 1)
     }
     asked = [call for calls in of_categories.values() for call in calls]
-    asked += [view(pool, aave.GET_RESERVE, aave.address_word(each)) for each in assets]
-    asked += [view(each, aave.SYMBOL) for each in assets]
+    asked += [view(pool, aave.GET_RESERVE, abi.address_word(each)) for each in assets]
+    asked += [view(each, abi.SYMBOL) for each in assets]
     answers = dict(zip(asked, await reads.many(asked), strict=True))
     listings = [_listing(profile, pool, each, answers) for each in assets]
     categories, price_sources = aave.categories(of_categories, answers, has_bitmaps=profile.has_category_bitmaps)
@@ -375,13 +385,13 @@ async def _discover(reads: Reads, market: str, root: Address) -> _Layout:
 
 def _listing(profile: Profile, pool: Address, asset: Address, answers: Mapping[ViewCall, ViewResult]) -> _Listing:
     what = f"reserve {to_checksum_address(asset)}"
-    data, symbol = answers[view(pool, aave.GET_RESERVE, aave.address_word(asset))], answers[view(asset, aave.SYMBOL)]
-    words = aave.words(data, aave.RESERVE_WORDS, what)
-    tokens = [aave.address(words[each]) for each in (aave.A_TOKEN, aave.VARIABLE_TOKEN, aave.STABLE_TOKEN)]
-    decimals = aave.within(aave.bits(words[aave.CONFIGURATION], aave.DECIMALS_BITS), 0, aave.MAX_DECIMALS + 1, what)
+    data, symbol = answers[view(pool, aave.GET_RESERVE, abi.address_word(asset))], answers[view(asset, abi.SYMBOL)]
+    words = abi.words(data, aave.RESERVE_WORDS, what)
+    tokens = [abi.address(words[each]) for each in (aave.A_TOKEN, aave.VARIABLE_TOKEN, aave.STABLE_TOKEN)]
+    decimals = abi.within(abi.bits(words[aave.CONFIGURATION], aave.DECIMALS_BITS), 0, aave.MAX_DECIMALS + 1, what)
     return _Listing(
-        id=aave.within(words[aave.ID], 0, aave.MAX_RESERVES, what),
-        token=Token(asset, aave.symbol(symbol, asset), decimals),
+        id=abi.within(words[aave.ID], 0, aave.MAX_RESERVES, what),
+        token=Token(asset, abi.symbol(symbol, asset), decimals),
         a_token=tokens[0],
         variable_token=tokens[1],
         stable_token=tokens[2] if profile.has_stable_debt and tokens[2] != ZERO_ADDRESS else None,

@@ -23,10 +23,11 @@ from types import MappingProxyType
 from typing import Final
 
 from keeper.domain import fixed
+from keeper.domain.chain import Moment
 from keeper.domain.outcome import Reason
 from keeper.domain.position import Assessment, Health, Holding, Opportunity, PositionKey, Row, Weight
 from keeper.domain.units import BASE_UNIT, BPS, MAX_UINT256, RAY, WAD, Address, Base, Column, TokenAmount, Wad
-from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot, Category, Reserve
+from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot, Category, Leg, Reserve
 
 _YEAR_S: Final = 365 * 86_400
 _ALMOST_HEALTHY_WAD: Final = 95 * WAD // 100
@@ -125,22 +126,6 @@ PROFILES: Final[Mapping[int, Profile]] = MappingProxyType(
 """By `POOL_REVISION` (`instances/PoolInstance.sol`); 5 (3.2.0) was never deployed."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Leg:
-    """One side of a position in one reserve, at the price by which a liquidation would value it."""
-
-    reserve: Reserve
-    amount: int
-    value: int
-    price: int
-    index: int
-
-    @property
-    def market_price(self) -> int:
-        """Return the token's own price, also where eMode values it by another."""
-        return self.price if self.reserve.price_base is None else self.reserve.price_base
-
-
 def supply_index(reserve: Reserve, at_s: int) -> int:
     """Return the factor from scaled to supplied amounts.
 
@@ -172,31 +157,31 @@ def row(position: AavePosition, snapshot: AaveSnapshot) -> Row:
     return tuple(entry for entry in entries if entry[1])
 
 
-def weights(snapshot: AaveSnapshot, columns: Set[Column], at_s: int) -> Mapping[Column, Weight]:
-    """Return the columns' factors at a time, with the bounds that this module's docstring proves.
+def weights(snapshot: AaveSnapshot, columns: Set[Column], at: Moment) -> Mapping[Column, Weight]:
+    """Return the columns' factors at a moment, with the bounds that this module's docstring proves.
 
     Source: GenericLogic.calculateUserAccountData, by version.
     """
-    return {column: _weight(snapshot, column, at_s) for column in columns}
+    return {column: _weight(snapshot, column, at.time_s) for column in columns}
 
 
-def health(position: AavePosition, snapshot: AaveSnapshot, at_s: int) -> Health:
-    """Value the position with interest up to a time.
+def health(position: AavePosition, snapshot: AaveSnapshot, at: Moment) -> Health:
+    """Value the position with interest up to a moment.
 
     What has no price counts for nothing, and its holder is not liquidatable: the contract reverts.
     Source: GenericLogic.calculateUserAccountData, by version.
     """
-    return _value(position, snapshot, at_s)[0]
+    return _value(position, snapshot, at.time_s)[0]
 
 
 def assess(
-    position: AavePosition, snapshot: AaveSnapshot, at_s: int, budget: Mapping[Address, TokenAmount] | None
+    position: AavePosition, snapshot: AaveSnapshot, at: Moment, budget: Mapping[Address, TokenAmount] | None
 ) -> Assessment:
     """Return the largest legal liquidation of every pair of debt and collateral, the most profitable first.
 
     Source: LiquidationLogic.executeLiquidationCall, ValidationLogic.validateLiquidationCall, by version.
     """
-    valued, collaterals, debts, is_priced = _value(position, snapshot, at_s)
+    valued, collaterals, debts, is_priced = _value(position, snapshot, at.time_s)
     profile, category = PROFILES[snapshot.revision], snapshot.categories.get(position.category)
     if not is_priced:
         return Assessment(valued, (), Reason.PRICE_UNKNOWN)
@@ -205,14 +190,14 @@ def assess(
     is_guarded = profile.has_sentinel and not snapshot.is_liquidation_allowed
     if is_guarded and valued.health_factor_wad >= _ALMOST_HEALTHY_WAD:
         return Assessment(valued, (), Reason.SENTINEL)
-    key = PositionKey(snapshot.market, position.account)
+    key = PositionKey(snapshot.market, position.id)
     found: list[Opportunity] = []
     refused = {Reason.NO_COLLATERAL}
     for debt in debts:
         funds = None if budget is None else budget.get(debt.reserve.token.address, TokenAmount(0))
         for collateral in collaterals:
             pair = _Pair(profile, valued, debt, collateral, _terms(collateral.reserve, category).bonus_bps)
-            verdict = pair.obstacle(at_s) or pair.opportunity(key, snapshot.spender, at_s, funds)
+            verdict = pair.obstacle(at.time_s) or pair.opportunity(key, snapshot.pool, at, funds)
             if isinstance(verdict, Opportunity):
                 found.append(verdict)
             else:
@@ -221,14 +206,22 @@ def assess(
     return Assessment(valued, tuple(found), None if found else min(refused, key=_OBSTACLES.index))
 
 
+def settlements(*_: object) -> tuple[Opportunity, ...]:
+    """Return nothing: a liquidation brings the underlying token itself.
+
+    Source: LiquidationLogic.executeLiquidationCall with `receiveAToken` false, all versions.
+    """
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class _Pair:
     """One debt to repay for one collateral."""
 
     profile: Profile
     health: Health
-    debt: _Leg
-    collateral: _Leg
+    debt: Leg
+    collateral: Leg
     bonus_bps: int
 
     def obstacle(self, at_s: int) -> Reason | None:
@@ -285,7 +278,7 @@ class _Pair:
             most_debt, without_bonus * collateral.price * debt.reserve.unit // (debt.price * collateral.reserve.unit)
         )
 
-    def opportunity(self, key: PositionKey, spender: Address, at_s: int, funds: int | None) -> Opportunity | Reason:
+    def opportunity(self, key: PositionKey, pool: Address, at: Moment, funds: int | None) -> Opportunity | Reason:
         """Return all that is legal and affordable of this pair."""
         debt, collateral, cap = self.debt, self.collateral, self.cap
         cover = cap if funds is None else min(cap, funds)
@@ -310,12 +303,13 @@ class _Pair:
             seized_amount=TokenAmount(gross - fee),
             seized_base=Base((gross - fee) * collateral.market_price // collateral.reserve.unit),
             protocol_fee_amount=TokenAmount(fee),
-            spender=spender,
-            at_s=at_s,
+            spender=pool,
+            target=pool,
+            at=at,
         )
 
 
-def _value(position: AavePosition, snapshot: AaveSnapshot, at_s: int) -> tuple[Health, list[_Leg], list[_Leg], bool]:
+def _value(position: AavePosition, snapshot: AaveSnapshot, at_s: int) -> tuple[Health, list[Leg], list[Leg], bool]:
     profile, category = PROFILES[snapshot.revision], snapshot.categories.get(position.category)
     is_priced = category is None or not category.has_own_price or category.price_base is not None
     collateral, debt, weighted = [], [], 0
@@ -328,7 +322,7 @@ def _value(position: AavePosition, snapshot: AaveSnapshot, at_s: int) -> tuple[H
                 amount = profile.supplied(scaled, index)
                 value = amount * (price or 0) // reserve.unit
                 weighted += value * _terms(reserve, category).threshold_bps
-                collateral.append(_Leg(reserve, amount, value, price or 0, index))
+                collateral.append(Leg(reserve, amount, value, price or 0, index))
     for reserve_id, scaled in position.debt:
         if (reserve := snapshot.reserves.get(reserve_id)) is not None:
             price = _price(reserve, category)
@@ -337,7 +331,7 @@ def _value(position: AavePosition, snapshot: AaveSnapshot, at_s: int) -> tuple[H
             amount = profile.owed(scaled, index) + _stable_amount(position, profile, reserve_id, at_s)
             value = profile.debt_value(amount * (price or 0), reserve.unit)
             own = category.price_base if category is not None and category.has_own_price else price
-            debt.append(_Leg(reserve, amount, value, own or 0, index))
+            debt.append(Leg(reserve, amount, value, own or 0, index))
     collateral_base, debt_base = sum(leg.value for leg in collateral), sum(leg.value for leg in debt)
     factor = profile.health(collateral_base, weighted, debt_base) if debt_base else MAX_UINT256
     valued = Health(

@@ -12,7 +12,9 @@ from keeper.chain.multicall import MULTICALL3
 from keeper.chain.reads import PinnedReads, ReadLimits
 from keeper.chain.rpc import Rpc
 from keeper.domain.chain import ViewCall, ViewResult
-from keeper.domain.units import Address
+from keeper.domain.plan import Payment
+from keeper.domain.position import Token
+from keeper.domain.units import NATIVE, Address
 from keeper.errors import Stale, Transient
 from tests.unit.chain.conftest import Pool
 from tests.unit.chain.fake_node import ALICE, POOL, FakeChain, FakeNode, Refusal, canonical, respond
@@ -205,10 +207,10 @@ async def test_the_native_balance_travels_with_everything_else(pool: Pool, node:
     Multicall(node, bank)
     reads = reads_of(await pool(node), chain)
     token, spender = Address(b"\x01" * 20), Address(b"\x02" * 20)
-    inventory = await read_inventory(reads, ALICE, [(token, spender)])
+    inventory = await read_inventory(reads, ALICE, [Payment(Token(token, "TKN", 6), spender)])
     assert (inventory.native_wei, inventory.balances, inventory.allowances) == (
         10**18,
-        {token: 5},
+        {token: 5, NATIVE: 10**18},
         {(token, spender): 5},
     )
     assert len(node.posts) == 1

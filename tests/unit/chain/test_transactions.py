@@ -192,7 +192,7 @@ async def test_calls_are_simulated_in_order_on_top_of_the_head_at_a_time(
     assert told[0].logs is not None
     assert (told[0].logs[0].address, told[0].logs[0].data) == (POOL, b"\x05")
     (block,) = asked[0]["blockStateCalls"]
-    assert block["blockOverrides"] == {"time": "0x4d2"}
+    assert block["blockOverrides"] == {"number": hex(chain.head.number + 1), "time": "0x4d2"}
     assert [call["data"] for call in block["calls"]] == ["0x01", "0x02", "0x03"]
     assert {call["from"] for call in block["calls"]} == {"0x" + ALICE.hex()}
 

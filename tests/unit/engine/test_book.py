@@ -45,11 +45,11 @@ def test_the_scan_finds_what_exact_rules_find_in_a_large_book_through_many_chang
             ToyPosition(account(source.randint(1, 3_000)), source.randint(1, 10**6), source.randint(0, 9 * 10**7))
             for _ in range(700)
         ]
-        state.update({each.account: each for each in changed})
-        book.put([state[each.account] for each in changed], snapshot)
-        found = book.scan(snapshot, 0)
-        expected = {a for a, p in state.items() if rules.health(p, snapshot, 0).is_liquidatable}
-        assert {each.key.account for each in found.candidates} == expected
+        state.update({each.id: each for each in changed})
+        book.put([state[each.id] for each in changed], snapshot)
+        found = book.scan(snapshot, snapshot.head.moment)
+        expected = {a for a, p in state.items() if rules.health(p, snapshot, snapshot.head.moment).is_liquidatable}
+        assert {each.key.id for each in found.candidates} == expected
         assert found.screened == sum(each.has_debt for each in state.values())
         assert found.suspects < found.screened
 
@@ -57,9 +57,9 @@ def test_the_scan_finds_what_exact_rules_find_in_a_large_book_through_many_chang
 def test_a_position_exactly_at_the_threshold_is_decided_exactly() -> None:
     book, snapshot = MarketBook(toy_market(ToyReader())), ToySnapshot(head())
     book.put([ToyPosition(account(1), 100, 8_000), ToyPosition(account(2), 100, 8_001)], snapshot)
-    found = book.scan(snapshot, 0)
+    found = book.scan(snapshot, snapshot.head.moment)
     assert found.suspects == 2
-    assert [each.key.account for each in found.candidates] == [account(2)]
+    assert [each.key.id for each in found.candidates] == [account(2)]
 
 
 def test_a_column_without_a_weight_makes_its_rows_suspects() -> None:
@@ -95,7 +95,7 @@ def test_parity_samples_go_round_every_account() -> None:
 
 
 def test_one_unit_of_difference_is_a_mismatch() -> None:
-    health = ToyRules().health(ToyPosition(account(1), 100, 50), ToySnapshot(head()), 0)
+    health = ToyRules().health(ToyPosition(account(1), 100, 50), ToySnapshot(head()), head().moment)
     assert not differs(health, health)
     assert differs(health, replace(health, debt_base=Base(health.debt_base + 1)))
     assert differs(health, None)

@@ -8,7 +8,7 @@ from keeper.domain.units import Base, TokenAmount, Wei
 from keeper.engine.limits import Limits
 from keeper.engine.plan import Planned, Policy, plan
 from keeper.engine.scan import MarketBook
-from tests.toy import CASH, POOL, ToyPosition, ToyReader, ToySnapshot, account, head, toy_market
+from tests.toy import CASH, POOL, ToyPosition, ToyReader, ToySnapshot, account, address, head, toy_market
 
 POLICY = Policy(
     mode=Mode.LIVE, min_profit_base=Base(10**8), approval_base=Base(10**6 * 10**8), max_plans=10, signer=None
@@ -31,7 +31,7 @@ def planned(
     snapshot = snapshot or ToySnapshot(head())
     book = MarketBook(toy_market(ToyReader()))
     book.put(positions, snapshot)
-    found = book.scan(snapshot, snapshot.head.timestamp_s + 12)
+    found = book.scan(snapshot, snapshot.head.landing(12))
     return plan(snapshot.head, found.candidates, inventory, limits or Limits(), policy)
 
 
@@ -48,7 +48,7 @@ def test_a_healthy_position_is_no_candidate() -> None:
 def test_the_largest_profit_is_planned_first() -> None:
     result = planned([ToyPosition(account(n), gold=100 * n, cash=8_100 * n) for n in (1, 3, 2)])
     assert result.batch is not None
-    assert [each.key.account for each in result.batch.plans] == [account(3), account(2), account(1)]
+    assert [each.key.id for each in result.batch.plans] == [account(3), account(2), account(1)]
     assert result.decisions == ()
 
 
@@ -118,7 +118,7 @@ def test_plans_beyond_the_limit_of_one_head_are_named_so() -> None:
 
 
 def test_the_signers_own_account_is_left_alone() -> None:
-    policy = Policy(Mode.LIVE, Base(1), POLICY.approval_base, 1, account(1))
+    policy = Policy(Mode.LIVE, Base(1), POLICY.approval_base, 1, address(1))
     assert only_reason(planned([ToyPosition(account(1), 100, 9_000)], policy=policy)) is Reason.RECEIVER_IS_BORROWER
 
 
@@ -136,8 +136,8 @@ def test_every_candidate_ends_in_exactly_one_decision_or_plan() -> None:
     positions = [ToyPosition(account(n), 100, 8_001 + 10 * n) for n in range(1, 60)]
     result = planned(positions)
     assert result.batch is not None
-    named = [each.key.account for each in result.decisions] + [each.key.account for each in result.batch.plans]
-    assert sorted(named) == [each.account for each in positions]
+    named = [each.key.id for each in result.decisions] + [each.key.id for each in result.batch.plans]
+    assert sorted(named) == [each.id for each in positions]
     assert {each.decision for each in result.decisions} == {Decision.SKIPPED}
 
 

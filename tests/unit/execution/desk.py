@@ -20,7 +20,7 @@ from keeper.store.database import Database
 from keeper.store.faults import Fault, StoreFailed
 from keeper.store.journal import Journal
 from keeper.store.records import Changes
-from tests.toy import CASH, POOL, account
+from tests.toy import CASH, POOL, address
 from tests.unit.execution.fake_chain import GWEI, LIQUIDATE, FakeChain, Fuse, Wire, markets
 
 CHAIN_ID = 31_337
@@ -34,7 +34,7 @@ SIGNING = SigningPolicy(
     calls=frozenset({(POOL, LIQUIDATE)}),
     approvals=frozenset({(CASH.address, POOL)}),
 )
-ALICE, BOB, CAROL = account(0xA11CE), account(0xB0B), account(0xCA501)
+ALICE, BOB, CAROL = address(0xA11CE), address(0xB0B), address(0xCA501)
 
 
 def signer() -> Signer:

@@ -18,7 +18,7 @@ from keeper.domain.outcome import Reason
 from keeper.domain.plan import Approval, Batch, Plan, Realised
 from keeper.domain.ports import Market, Taken
 from keeper.domain.position import Opportunity, PositionKey
-from keeper.domain.units import Address, Base, BlockHash, TokenAmount, TxHash, Wei
+from keeper.domain.units import Address, Base, BlockHash, PositionId, TokenAmount, TxHash, Wei
 from keeper.errors import Transient
 from keeper.execution.ports import FeeHistory
 from keeper.execution.signer import APPROVE
@@ -342,6 +342,7 @@ class PoolCalls:
 
     GAS_ESTIMATE = GAS
     SELECTORS = frozenset({LIQUIDATE})
+    PAYABLE: frozenset[bytes] = frozenset()
 
     def liquidation(self, opportunity: Opportunity) -> Call:
         return Call(POOL, LIQUIDATE + opportunity.key.account)
@@ -353,7 +354,7 @@ class PoolCalls:
 
 
 def taken_of(log: Log) -> Taken:
-    key = PositionKey("toy", Address(log.data[:20]))
+    key = PositionKey("toy", PositionId(log.data[:20]))
     realised = Realised(TokenAmount(1_000), TokenAmount(11))
     return Taken(key, Address(log.data[20:40]), realised, CASH.address, GOLD.address, log)
 
@@ -365,7 +366,7 @@ def markets() -> dict[str, Market]:
 def plan_of(chain: FakeChain, account: Address, *, profit_usd: int = 100) -> Plan:
     """A plan that repays 1,000 cash for 11 gold at a profit."""
     opportunity = Opportunity(
-        key=PositionKey("toy", account),
+        key=PositionKey("toy", PositionId(account)),
         repay=CASH,
         repay_amount=TokenAmount(1_000),
         repay_limit=TokenAmount(1_000),
@@ -375,7 +376,8 @@ def plan_of(chain: FakeChain, account: Address, *, profit_usd: int = 100) -> Pla
         seized_base=Base((1_000 + profit_usd) * 10**8),
         protocol_fee_amount=TokenAmount(0),
         spender=POOL,
-        at_s=chain.head.timestamp_s + 12,
+        target=POOL,
+        at=chain.head.landing(12),
     )
     plan_id = keccak(chain.head.hash + account).hex()[:16]
     return Plan(plan_id, chain.head, opportunity, PoolCalls().liquidation(opportunity), GAS, NATIVE_PRICE, Base(10**8))

@@ -16,12 +16,12 @@ from keeper.domain.outcome import Result
 from keeper.execution.verdicts import Accepted
 from keeper.store.outcomes import Outcomes
 from keeper.store.records import IntentState, Purpose
-from tests.toy import account
+from tests.toy import address
 from tests.unit.execution.desk import Desk, desk, new_chain, patient
 from tests.unit.execution.fake_chain import GWEI, Fuse, Killed, approval, batch_of, plan_of
 
 CONFIRMATIONS = 3
-ACCOUNTS = [account(number) for number in range(1, 5)]
+ACCOUNTS = [address(number) for number in range(1, 5)]
 POLICY = patient(confirmations=CONFIRMATIONS, stale_after_blocks=8)
 REFUSALS = [None, SendVerdict.FEE_TOO_LOW, SendVerdict.INSUFFICIENT_FUNDS, SendVerdict.POOL_FULL]
 

@@ -6,6 +6,7 @@ import pickle
 from dataclasses import replace
 
 import pytest
+import rlp  # type: ignore[import-untyped]
 from eth_account import Account
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,6 +88,59 @@ def test_sec_08_what_the_policy_does_not_name_is_not_signed(change: dict[str, ob
     with pytest.raises(PolicyRefused, match=says) as refused:
         signer.sign(replace(CALL, **change))  # type: ignore[arg-type]
     assert isinstance(refused.value, Unsafe)
+
+
+CAP = 2 * 10**18
+DEPOSIT = b"\xd0\xe3\x0d\xb0"
+PAYING = replace(
+    POLICY,
+    max_value_wei=Wei(CAP),
+    calls=POLICY.calls | {(POOL, DEPOSIT)},
+    payable=frozenset({(POOL, DEPOSIT)}),
+)
+
+
+@given(value=st.integers(-(2**64), 2**256), data=st.binary(max_size=68))
+def test_value_goes_with_a_payable_call_and_up_to_the_cap(value: int, data: bytes):
+    paid = replace(CALL, value_wei=Wei(value), data=DEPOSIT + data)
+    refusal = Signer.from_hex(KEY, PAYING).refusal(paid)
+    assert (refusal is None) is (0 <= value <= CAP)
+    assert refusal is None or f"{value} wei of value" in refusal
+
+
+@given(value=st.integers(1, 2 * CAP), to=st.binary(min_size=20, max_size=20), data=st.binary(max_size=68))
+def test_a_call_that_is_not_named_as_payable_carries_no_value(value: int, to: bytes, data: bytes):
+    signer = Signer.from_hex(KEY, PAYING)
+    allowance = APPROVE + bytes(12) + POOL + (7).to_bytes(32)
+    for target, sent in (
+        (POOL, SELECTOR + data),
+        (CASH.address, allowance),
+        (signer.address, b""),
+        (POOL, b""),
+        (POOL, DEPOSIT[:3]),
+        (CASH.address, DEPOSIT + data),
+        (Address(to), data),
+    ):
+        assert "value" in (signer.refusal(replace(CALL, to=target, value_wei=Wei(value), data=sent)) or "")
+
+
+@given(value=st.integers(1, 2**128))
+def test_without_a_cap_or_without_a_payable_call_no_value_is_signed(value: int):
+    paid = replace(CALL, value_wei=Wei(value), data=DEPOSIT)
+    for policy in (replace(PAYING, max_value_wei=Wei(0)), replace(PAYING, payable=frozenset())):
+        assert Signer.from_hex(KEY, policy).refusal(paid) is not None
+
+
+def test_to_be_payable_does_not_make_a_call_allowed():
+    policy = replace(PAYING, calls=POLICY.calls)
+    assert "call to" in (Signer.from_hex(KEY, policy).refusal(replace(CALL, value_wei=Wei(1), data=DEPOSIT)) or "")
+
+
+def test_value_is_part_of_what_is_signed():
+    signer = Signer.from_hex(KEY, PAYING)
+    paid = replace(CALL, value_wei=Wei(CAP), data=DEPOSIT)
+    assert Account.recover_transaction(signer.sign(paid).raw) == Account.from_key(KEY).address
+    assert rlp.decode(signer.sign(paid).raw[1:])[6] == CAP.to_bytes(8)
 
 
 def test_a_chain_id_of_zero_signs_nothing():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from keeper.domain.outcome import Reason
 from keeper.domain.position import PositionKey
-from keeper.domain.units import Address
+from keeper.domain.units import PositionId
 from keeper.observe.redaction import Redactor
 from keeper.observe.rendering import MAX_LINE, MAX_TEXT, clean, json_line, plain, trace
 
@@ -71,7 +71,7 @@ class Odd(Enum):
         ({b"\x01": 1, 2: 3, None: 4}, {"0x01": 1, "2": 3, "null": 4}),
         (MappingProxyType({"a": (1, 2)}), {"a": [1, 2]}),
         (frozenset({7}), [7]),
-        (PositionKey("main", Address(bytes.fromhex(WETH[2:]))), {"market": "main", "account": WETH}),
+        (PositionKey("main", PositionId(bytes.fromhex(WETH[2:]))), {"market": "main", "id": WETH}),
         (int, "<type>"),
     ],
 )

@@ -1,10 +1,10 @@
 """Values to store, larger than 64 bits wherever the chain's may be."""
 
-from keeper.domain.chain import Call
+from keeper.domain.chain import Call, Moment
 from keeper.domain.outcome import Decision, Reason, Result
 from keeper.domain.plan import DecisionRecord, Outcome, Realised
-from keeper.domain.position import Opportunity, PositionKey, Token
-from keeper.domain.units import Address, Base, BlockHash, TokenAmount, TxHash, Wei
+from keeper.domain.position import Action, Opportunity, PositionKey, Token
+from keeper.domain.units import Address, Base, BlockHash, PositionId, TokenAmount, TxHash, Wei
 from keeper.store.records import (
     Attempt,
     AttemptKind,
@@ -25,9 +25,12 @@ def address(number: int) -> Address:
     return Address(number.to_bytes(20))
 
 
-def opportunity(account: Address = address(1)) -> Opportunity:
+HELD = PositionId(address(1))
+
+
+def opportunity(key: PositionId = HELD) -> Opportunity:
     return Opportunity(
-        key=PositionKey("aave", account),
+        key=PositionKey("aave", key),
         repay=Token(address(11), "USDC", 6),
         repay_amount=TokenAmount(HUGE),
         repay_limit=TokenAmount(2**256 - 1),
@@ -37,7 +40,10 @@ def opportunity(account: Address = address(1)) -> Opportunity:
         seized_base=Base(HUGE + 3),
         protocol_fee_amount=TokenAmount(0),
         spender=address(13),
-        at_s=1_700_000_012,
+        target=address(14),
+        at=Moment(101, 1_700_000_012),
+        terms=b"\x01" * 32,
+        action=Action.PREPARE,
     )
 
 
@@ -99,7 +105,7 @@ def decision(
     block: int, account: Address = address(1), reason: Reason | None = Reason.UNPROFITABLE, plan_id: str | None = None
 ) -> DecisionRecord:
     return DecisionRecord(
-        key=PositionKey("aave", account),
+        key=PositionKey("aave", PositionId(account)),
         block=block,
         decision=Decision.ACCEPTED if plan_id else Decision.SKIPPED,
         reason=None if plan_id else reason,

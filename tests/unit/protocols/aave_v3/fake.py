@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from keeper.domain import abi
+from keeper.domain.abi import view
 from keeper.domain.chain import BlockHead, Log, ViewCall, ViewResult
 from keeper.domain.units import RAY, Address, BlockHash, TxHash
 from keeper.protocols.aave_v3 import contracts as aave
-from keeper.protocols.aave_v3.contracts import view
 from tests.unit.protocols.aave_v3.market import BORROWER, NOW_S, POOL, asset, head
 
 ROOT = Address(b"\x01" * 20)
@@ -61,6 +62,9 @@ class FakeMarket:
         self.rounds.append(len(calls))
         return [ViewResult(ok=True, data=self.answers[each]) if each in self.answers else REVERTED for each in calls]
 
+    async def sequence(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
+        return await self.many(calls)
+
     def say(self, to: Address, function: bytes, *values: int | bytes, of: Address | int | None = None) -> None:
         """Set an answer; `of` is the question's argument."""
         argument = () if of is None else (words(of),)
@@ -75,7 +79,7 @@ class FakeMarket:
             self.reserve(each)
             self.say(ORACLE, aave.GET_PRICE, (each + 1) * 10**8, of=asset(each))
             self.say(POOL, aave.GET_GRACE_PERIOD, 0, of=asset(each))
-            self.answers[view(asset(each), aave.SYMBOL)] = text(f"T{each}".encode())
+            self.answers[view(asset(each), abi.SYMBOL)] = text(f"T{each}".encode())
 
     def reserve(self, reserve_id: int, *, packed: int | None = None, index: int = RAY, updated: int = NOW_S) -> None:
         self.say(

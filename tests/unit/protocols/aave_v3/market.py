@@ -4,14 +4,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from keeper.domain.chain import BlockHead
+from keeper.domain.chain import BlockHead, Moment
+from keeper.domain.plan import Payment
 from keeper.domain.position import Assessment, Opportunity, Token
-from keeper.domain.units import RAY, Address, Base, BlockHash, Wei
+from keeper.domain.units import RAY, Address, Base, BlockHash, PositionId, Wei
 from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot, Category, Reserve
 
 NOW_S = 1_700_000_000
+NOW = Moment(100, NOW_S)
 POOL = Address(b"\x50" * 20)
 BORROWER = Address(b"\xb0" * 20)
+HELD = PositionId(BORROWER)
 REVISIONS = {"3.0.2": 1, "3.1": 4, "3.2": 6, "3.3": 7, "3.4": 8, "3.5": 9, "3.6": 10, "3.7": 11}
 HALF_UP, DIRECTED = (1, 4, 6, 7, 8), (9, 10, 11)
 
@@ -26,6 +29,10 @@ def head(timestamp_s: int = NOW_S, number: int = 100) -> BlockHead:
         gas_limit=30_000_000,
         logs_bloom=bytes(256),
     )
+
+
+def later(seconds: int) -> Moment:
+    return Moment(NOW.block, NOW_S + seconds)
 
 
 def asset(reserve_id: int) -> Address:
@@ -61,18 +68,18 @@ def snapshot(
         market="aave",
         head=head(),
         revision=revision,
-        spender=POOL,
+        pool=POOL,
         reserves=by_id,
         categories=categories or {},
         is_liquidation_allowed=True,
         native_price_base=None,
-        inventory_tokens={each.token.address: each.token for each in by_id.values()},
+        payments=tuple(Payment(each.token, POOL) for each in by_id.values()),
     )
     return replace(plain, **changes)
 
 
 def position(collateral: Mapping[int, int], debt: Mapping[int, int], *, category: int = 0) -> AavePosition:
-    return AavePosition(BORROWER, category, tuple(collateral.items()), tuple(debt.items()))
+    return AavePosition(HELD, category, tuple(collateral.items()), tuple(debt.items()))
 
 
 def pair(assessment: Assessment, debt_id: int, collateral_id: int) -> Opportunity | None:

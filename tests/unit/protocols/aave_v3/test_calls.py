@@ -8,7 +8,7 @@ from keeper.domain.outcome import Reason
 from keeper.domain.units import MAX_UINT256
 from keeper.protocols.aave_v3 import calls, rules
 from keeper.protocols.aave_v3.contracts import CUSTOM_ERRORS, STRING_ERRORS
-from tests.unit.protocols.aave_v3.market import BORROWER, NOW_S, POOL, asset, position, reserve, snapshot
+from tests.unit.protocols.aave_v3.market import BORROWER, NOW, POOL, asset, position, reserve, snapshot
 
 
 def error(signature: str, types: list[str] | None = None, *values: object) -> bytes:
@@ -22,7 +22,7 @@ def said(message: str) -> bytes:
 def test_a_liquidation_names_both_tokens_the_borrower_and_the_limit():
     held = position({0: 10**18}, {1: 3_000 * 10**6})
     market = snapshot(10, [reserve(0, price=2_000 * 10**8), reserve(1, decimals=6)])
-    (opportunity,) = rules.assess(held, market, NOW_S, None).opportunities
+    (opportunity,) = rules.assess(held, market, NOW, None).opportunities
     call = calls.liquidation(opportunity)
     assert (call.to, call.value_wei) == (POOL, 0)
     assert call.data[:4].hex() == "00a718a9"

@@ -4,11 +4,13 @@ from dataclasses import replace
 import pytest
 from eth_utils.address import to_checksum_address
 
+from keeper.domain import abi
+from keeper.domain.abi import view
 from keeper.domain.chain import LogFilter, ViewCall, ViewResult
-from keeper.domain.units import RAY, WAD, Address, Base
+from keeper.domain.units import RAY, WAD, Address, Base, PositionId
 from keeper.errors import Invalid, Stale, Transient, Unsafe
 from keeper.protocols.aave_v3 import contracts as aave
-from keeper.protocols.aave_v3.contracts import Category, StableDebt, view
+from keeper.protocols.aave_v3.contracts import Category, StableDebt
 from keeper.protocols.aave_v3.reader import AaveReader
 from tests.unit.protocols.aave_v3.fake import (
     A_TOKEN,
@@ -25,7 +27,7 @@ from tests.unit.protocols.aave_v3.fake import (
     token,
     words,
 )
-from tests.unit.protocols.aave_v3.market import BORROWER, NOW_S, POOL, asset, head
+from tests.unit.protocols.aave_v3.market import BORROWER, HELD, NOW_S, POOL, asset, head
 
 OTHER = Address(b"\xc0" * 20)
 
@@ -42,11 +44,13 @@ async def test_a_snapshot_is_one_round_and_carries_its_head():
     snapshot = await (await discovered(market, asset(1))).snapshot(market)
     assert len(market.rounds) == 1
     assert snapshot.head == market.head
-    assert (snapshot.market, snapshot.revision, snapshot.spender) == ("main", 10, POOL)
+    assert (snapshot.market, snapshot.revision, snapshot.pool) == ("main", 10, POOL)
     assert (await discovered(market)).market == "main"
     assert [each.price_base for each in snapshot.reserves.values()] == [10**8, 2 * 10**8]
     assert snapshot.native_price_base == Base(2 * 10**8)
-    assert snapshot.inventory_tokens.keys() == {asset(0), asset(1)}
+    assert [(each.token.address, each.spender) for each in snapshot.payments] == [(asset(0), POOL), (asset(1), POOL)]
+    assert snapshot.proceeds == ()
+    assert snapshot.targets == {POOL}
     first = snapshot.reserves[0]
     assert (first.threshold_bps, first.bonus_bps, first.fee_bps) == (8_000, 10_500, 1_000)
     assert (first.is_active, first.is_paused) == (True, False)
@@ -257,7 +261,7 @@ async def test_nothing_can_be_asked_before_discovery():
 )
 async def test_symbols_are_printable_and_short_whatever_the_token_says(answer: bytes, symbol: str):
     market = FakeMarket()
-    market.answers[view(asset(0), aave.SYMBOL)] = answer
+    market.answers[view(asset(0), abi.SYMBOL)] = answer
     snapshot = await (await discovered(market)).snapshot(market)
     assert snapshot.reserves[0].token.symbol == symbol
     assert symbol.isascii()
@@ -271,9 +275,9 @@ async def test_a_few_accounts_are_read_in_one_round():
     market.list_category(7, 9_000, 1)
     await reader.discover(market)
     market.rounds.clear()
-    (position,) = await reader.positions(market, [BORROWER])
+    (position,) = await reader.positions(market, [HELD])
     assert len(market.rounds) == 1
-    assert position.account == BORROWER
+    assert position.id == HELD
     assert position.category == 7
     assert position.collateral == ((1, 9),)
     assert position.debt == ((0, 5),)
@@ -283,12 +287,12 @@ async def test_a_few_accounts_are_read_in_one_round():
 async def test_many_accounts_are_read_in_two_rounds_and_only_where_their_bitmap_points():
     market = FakeMarket()
     reader = await discovered(market)
-    accounts = [Address(number.to_bytes(20, "big")) for number in range(1_000, 1_300)]
-    for number, account in enumerate(accounts):
-        market.account(account, bits=0b0110 if number % 2 else 0, balances={token(A_TOKEN, 0): number})
-    positions = await reader.positions(market, accounts)
+    ids = [PositionId(number.to_bytes(20, "big")) for number in range(1_000, 1_300)]
+    for number, each in enumerate(ids):
+        market.account(Address(each), bits=0b0110 if number % 2 else 0, balances={token(A_TOKEN, 0): number})
+    positions = await reader.positions(market, ids)
     assert market.rounds == [600, 300]
-    assert [each.account for each in positions] == accounts
+    assert [each.id for each in positions] == ids
     assert [each.collateral for each in positions[:2]] == [(), ((0, 1),)]
     assert not positions[1].has_debt
 
@@ -305,7 +309,7 @@ async def test_balances_without_a_flag_do_not_count():
     market.account(
         BORROWER, bits=0b01, balances={token(A_TOKEN, 0): 7, token(A_TOKEN, 1): 7, token(VARIABLE_TOKEN, 1): 7}
     )
-    (position,) = await reader.positions(market, [BORROWER])
+    (position,) = await reader.positions(market, [HELD])
     assert (position.collateral, position.debt) == ((), ((0, 0),))
     assert not position.has_debt
 
@@ -317,7 +321,7 @@ async def test_stable_debt_is_read_where_it_can_exist(revision: int):
     market.account(BORROWER, bits=0b01)
     for function, value in ((aave.STABLE_PRINCIPAL, 50), (aave.STABLE_RATE, 10**25), (aave.STABLE_UPDATED, NOW_S - 9)):
         market.say(token(STABLE_TOKEN, 0), function, value, of=BORROWER)
-    (position,) = await reader.positions(market, [BORROWER])
+    (position,) = await reader.positions(market, [HELD])
     expected = (StableDebt(0, 50, 10**25, NOW_S - 9),) if revision < 6 else ()
     assert position.stable_debt == expected
     assert position.has_debt is bool(expected)
@@ -328,7 +332,7 @@ async def test_an_account_in_a_new_reserve_makes_the_reader_discover_it():
     reader = await discovered(market)
     market.list_reserves(0, 1, 2)
     market.account(BORROWER, bits=0b10_00_00, balances={token(A_TOKEN, 2): 4})
-    (position,) = await reader.positions(market, [BORROWER])
+    (position,) = await reader.positions(market, [HELD])
     assert position.collateral == ((2, 4),)
 
 
@@ -337,7 +341,7 @@ async def test_a_dropped_reserve_is_looked_for_once_and_then_ignored_as_on_chain
     reader = await discovered(market)
     market.account(BORROWER, bits=0b11_00_00_00)
     for _ in range(2):
-        (position,) = await reader.positions(market, [BORROWER])
+        (position,) = await reader.positions(market, [HELD])
         assert (position.collateral, position.debt) == ((), ())
     assert len(market.rounds) == 1 + 4 + 1
 
@@ -347,20 +351,20 @@ async def test_an_impossible_balance_is_invalid_and_a_failed_read_transient():
     reader = await discovered(market)
     market.account(BORROWER, bits=0b10, balances={token(A_TOKEN, 0): 2**128})
     with pytest.raises(Invalid, match=BORROWER.hex()):
-        await reader.positions(market, [BORROWER])
+        await reader.positions(market, [HELD])
     market.forget(token(A_TOKEN, 0), aave.SCALED_BALANCE, BORROWER)
     with pytest.raises(Transient, match=BORROWER.hex()):
-        await reader.positions(market, [BORROWER])
+        await reader.positions(market, [HELD])
     market.say(POOL, aave.GET_USER_CATEGORY, 256, of=BORROWER)
     with pytest.raises(Invalid):
-        await reader.positions(market, [BORROWER])
+        await reader.positions(market, [HELD])
 
 
 async def test_the_pool_tells_healths_and_what_it_will_not_tell_is_none():
     market = FakeMarket()
     reader = await discovered(market)
     market.say(POOL, aave.GET_USER_HEALTH, 7, 5, 0, 8_000, 7_000, WAD - 1, of=BORROWER)
-    told, untold = await reader.chain_health(market, [BORROWER, OTHER])
+    told, untold = await reader.chain_health(market, [HELD, PositionId(OTHER)])
     assert told is not None
     assert (told.collateral_base, told.debt_base, told.health_factor_wad, told.is_liquidatable) == (7, 5, WAD - 1, True)
     assert untold is None
@@ -371,28 +375,31 @@ async def test_borrows_of_this_pool_name_accounts():
     wanted = reader.discovery_filter
     assert wanted == LogFilter(frozenset({POOL}), frozenset({aave.BORROW}))
     borrow = log(POOL, aave.BORROW, asset(0), BORROWER)
-    assert reader.accounts([borrow, replace(borrow, address=OTHER), log(POOL, aave.LIQUIDATION), log(POOL)]) == {
-        BORROWER
-    }
+    assert reader.named([borrow, replace(borrow, address=OTHER), log(POOL, aave.LIQUIDATION), log(POOL)]) == {HELD}
     with pytest.raises(Invalid):
-        reader.accounts([log(POOL, aave.BORROW, asset(0))])
+        reader.named([log(POOL, aave.BORROW, asset(0))])
 
 
 TOUCHES = [
-    (POOL, "Borrow(address,address,address,uint256,uint8,uint256,uint16)", (asset(0), BORROWER, b""), {BORROWER}),
-    (POOL, "Repay(address,address,address,uint256,bool)", (asset(0), BORROWER, OTHER), {BORROWER}),
-    (POOL, "UserEModeSet(address,uint8)", (BORROWER,), {BORROWER}),
-    (POOL, "ReserveUsedAsCollateralEnabled(address,address)", (asset(0), BORROWER), {BORROWER}),
-    (POOL, "ReserveUsedAsCollateralDisabled(address,address)", (asset(0), BORROWER), {BORROWER}),
+    (POOL, "Borrow(address,address,address,uint256,uint8,uint256,uint16)", (asset(0), BORROWER, b""), {HELD}),
+    (POOL, "Repay(address,address,address,uint256,bool)", (asset(0), BORROWER, OTHER), {HELD}),
+    (POOL, "UserEModeSet(address,uint8)", (BORROWER,), {HELD}),
+    (POOL, "ReserveUsedAsCollateralEnabled(address,address)", (asset(0), BORROWER), {HELD}),
+    (POOL, "ReserveUsedAsCollateralDisabled(address,address)", (asset(0), BORROWER), {HELD}),
     (
         POOL,
         "LiquidationCall(address,address,address,uint256,uint256,address,bool)",
         (asset(0), asset(1), BORROWER),
-        {BORROWER},
+        {HELD},
     ),
-    (token(A_TOKEN, 0), "Mint(address,address,uint256,uint256,uint256)", (OTHER, BORROWER), {BORROWER}),
-    (token(VARIABLE_TOKEN, 1), "Burn(address,address,uint256,uint256,uint256)", (BORROWER, OTHER), {BORROWER}),
-    (token(A_TOKEN, 1), "BalanceTransfer(address,address,uint256,uint256)", (BORROWER, OTHER), {BORROWER, OTHER}),
+    (token(A_TOKEN, 0), "Mint(address,address,uint256,uint256,uint256)", (OTHER, BORROWER), {HELD}),
+    (token(VARIABLE_TOKEN, 1), "Burn(address,address,uint256,uint256,uint256)", (BORROWER, OTHER), {HELD}),
+    (
+        token(A_TOKEN, 1),
+        "BalanceTransfer(address,address,uint256,uint256)",
+        (BORROWER, OTHER),
+        {HELD, PositionId(OTHER)},
+    ),
     (token(A_TOKEN, 9), "Mint(address,address,uint256,uint256,uint256)", (OTHER, BORROWER), set()),
     (OTHER, "Borrow(address,address,address,uint256,uint8,uint256,uint16)", (asset(0), BORROWER, b""), set()),
     (POOL, "ReserveDataUpdated(address,uint256,uint256,uint256,uint256,uint256)", (asset(0),), set()),
@@ -411,23 +418,23 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("contract", "event", "topics", "accounts"), TOUCHES)
+@pytest.mark.parametrize(("contract", "event", "topics", "positions"), TOUCHES)
 async def test_a_log_names_the_accounts_that_it_changed(
-    contract: Address, event: str, topics: tuple[bytes, ...], accounts: set[Address]
+    contract: Address, event: str, topics: tuple[bytes, ...], positions: set[PositionId]
 ):
     reader = await discovered(FakeMarket())
-    touched = reader.touched([log(contract, aave.topic(event), *topics), log(contract)])
-    assert touched.accounts == accounts
+    touched = reader.touched([log(contract, abi.topic(event), *topics), log(contract)])
+    assert touched.positions == positions
     assert not touched.is_market_changed
-    if accounts:
+    if positions:
         assert contract in reader.head_filter.addresses
-        assert aave.topic(event) in reader.head_filter.topics
+        assert abi.topic(event) in reader.head_filter.topics
 
 
 @pytest.mark.parametrize(("contract", "event"), CHANGES)
 async def test_a_log_of_an_authority_changes_the_market(contract: Address, event: str):
     reader = await discovered(FakeMarket())
-    change = log(contract, aave.topic(event), asset(0), asset(0), asset(0))
+    change = log(contract, abi.topic(event), asset(0), asset(0), asset(0))
     assert reader.touched([change]).is_market_changed
     assert not reader.touched([replace(change, address=OTHER)]).is_market_changed
     assert contract in reader.head_filter.addresses
@@ -439,7 +446,7 @@ async def test_liquidations_are_told_of_this_pool_only_and_whole():
     data = words(100, 90, OTHER, 0)
     done = log(POOL, aave.LIQUIDATION, asset(1), asset(0), BORROWER, data=data)
     (taken,) = reader.liquidations([done, replace(done, address=OTHER), log(POOL)])
-    assert (taken.key.market, taken.key.account, taken.liquidator) == ("main", BORROWER, OTHER)
+    assert (taken.key.market, taken.key.id, taken.liquidator) == ("main", HELD, OTHER)
     assert (taken.realised.repaid_amount, taken.realised.seized_amount) == (100, 90)
     assert (taken.repay_token, taken.seize_token, taken.log) == (asset(0), asset(1), done)
     for broken in (replace(done, data=data[:-1]), replace(done, topics=done.topics[:3])):
@@ -459,7 +466,7 @@ async def test_prices_carry_the_time_that_their_feed_gives_and_none_where_the_so
     market = FakeMarket()
     reader = await discovered(market)
     market.say(ORACLE, aave.GET_PRICE_SOURCE, OTHER, of=asset(0))
-    market.say(OTHER, aave.LATEST_ROUND, 7, 10**8, NOW_S - 60, NOW_S - 50, 7)
+    market.say(OTHER, abi.LATEST_ROUND, 7, 10**8, NOW_S - 60, NOW_S - 50, 7)
     market.say(ORACLE, aave.GET_PRICE_SOURCE, SENTINEL, of=asset(1))
     market.forget(ORACLE, aave.GET_PRICE, asset(1))
     ages = await reader.price_ages(market)

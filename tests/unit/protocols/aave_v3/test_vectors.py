@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from keeper.domain.chain import Moment
 from keeper.domain.units import RAY, TokenAmount
 from keeper.protocols.aave_v3 import rules
 from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot, Category
@@ -49,7 +50,7 @@ def state(inputs: dict[str, Any]) -> tuple[AavePosition, AaveSnapshot]:
 @pytest.mark.parametrize("vector", ACCOUNTS, ids=lambda each: each["id"])
 def test_health_is_the_contracts(vector: dict[str, Any]):
     expected = {key: int(value) for key, value in vector["expected"]["user"].items()}
-    health = rules.health(*state(vector["inputs"]), int(vector["inputs"]["now"]))
+    health = rules.health(*state(vector["inputs"]), Moment(100, int(vector["inputs"]["now"])))
     assert health.collateral_base == expected["total_collateral"]
     assert health.debt_base == expected["total_debt"]
     assert health.health_factor_wad == expected["hf"]
@@ -61,7 +62,7 @@ def test_a_liquidation_moves_what_the_contract_moves_or_is_not_offered(vector: d
     inputs, expected = vector["inputs"], vector["expected"]["liquidation"]
     held, market = state(inputs)
     debt_id, collateral_id, cover = int(inputs["did"]), int(inputs["cid"]), int(inputs["dtc"])
-    assessment = rules.assess(held, market, int(inputs["now"]), {asset(debt_id): TokenAmount(cover)})
+    assessment = rules.assess(held, market, Moment(100, int(inputs["now"])), {asset(debt_id): TokenAmount(cover)})
     found = pair(assessment, debt_id, collateral_id)
     if "revert" not in expected:
         assert found is not None

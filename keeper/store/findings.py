@@ -1,4 +1,4 @@
-"""The accounts that discovery found, and how far it has looked: both are stored together, so no range is ever skipped."""
+"""What discovery found, and how far it has looked: both are stored together, so no range is ever skipped."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
-from keeper.domain.units import Address, BlockHash
+from keeper.domain.units import BlockHash, PositionId
 from keeper.errors import Unsafe
 from keeper.store.database import Database
 from keeper.store.schema import account, coverage
@@ -22,8 +22,8 @@ class Cursor:
     scanned_hash: BlockHash
 
 
-class Accounts:
-    """Discovered accounts and coverage of every market."""
+class Findings:
+    """The positions, and parts of markets, that logs named, and the coverage of every market."""
 
     def __init__(self, database: Database) -> None:
         """Use the state directory's database."""
@@ -33,14 +33,14 @@ class Accounts:
         """Return how far a market was scanned, or None before its first range."""
         return await self._database.run(lambda connection: _read_cursor(connection, market))
 
-    async def load(self, market: str) -> dict[Address, int]:
-        """Return each account of a market with the first block that names it."""
+    async def load(self, market: str) -> dict[PositionId, int]:
+        """Return everything found in a market with the first block that names it."""
         query = select(account.c.address, account.c.first_block).where(account.c.market == market)
         rows = await self._database.run(lambda connection: connection.execute(query).all())
-        return {Address(address): first_block for address, first_block in rows}
+        return {PositionId(address): first_block for address, first_block in rows}
 
-    async def save(self, covered: Cursor, found: Iterable[tuple[Address, int]]) -> None:
-        """Store a scanned range: its accounts with their first block, and the coverage that now ends with it.
+    async def save(self, covered: Cursor, found: Iterable[tuple[PositionId, int]]) -> None:
+        """Store a scanned range: what it names with the first block that does, and the coverage that now ends with it.
 
         `covered` begins where the range begins. The very first range of a market starts its coverage; a range that
         does not follow the stored coverage without a gap is refused.
@@ -71,7 +71,7 @@ class Accounts:
         await self._database.run(work)
 
     async def rewind(self, market: str, block: int, block_hash: BlockHash) -> None:
-        """Take the coverage back to `block` after a reorg; accounts stay, as an extra one does no harm.
+        """Take the coverage back to `block` after a reorg; findings stay, as an extra one does no harm.
 
         Raises: StoreFailed.
         """

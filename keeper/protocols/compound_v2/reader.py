@@ -1,0 +1,390 @@
+"""From the chain to the domain: discover a comptroller's cTokens, read them at a block, read accounts. No decisions."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from eth_utils.address import to_checksum_address
+
+from keeper.domain import abi
+from keeper.domain.abi import address_word, number_word, view
+from keeper.domain.chain import BlockHead, Log, LogFilter, ViewCall, ViewResult
+from keeper.domain.ports import PriceAge, Reads, Taken, Touched
+from keeper.domain.position import Health, Token
+from keeper.domain.units import NATIVE, WAD, ZERO_ADDRESS, Address, PositionId
+from keeper.errors import Invalid, Stale, Unsafe
+from keeper.oracles.prices import Prices
+from keeper.protocols.compound_v2 import calls
+from keeper.protocols.compound_v2 import contracts as compound
+from keeper.protocols.compound_v2.calls import Layout
+from keeper.protocols.compound_v2.contracts import (
+    CompoundPosition,
+    CompoundSnapshot,
+    CToken,
+    Entry,
+    Kind,
+    Listing,
+    Terms,
+    Vai,
+    VaiDebt,
+)
+from keeper.protocols.compound_v2.rules import case, leg, pool_terms
+
+_FEW_CALLS: Final = 1_500  # up to that many, accounts are read in one round; above, what they have entered comes first
+_NATIVE_DECIMALS: Final = 18
+_AT_ONCE: Final = 40  # accounts whose health is asked in one sequence
+_Told = Mapping[ViewCall, ViewResult]
+
+
+class CompoundReader:
+    """Read one market; `root` is its comptroller. Without a `kind`, the contracts tell which dialect they speak."""
+
+    def __init__(self, market: str, root: Address, *, kind: Kind | None = None, prices: Prices) -> None:
+        """Keep where to begin; `prices` values native currency where no cToken does."""
+        self._market = market
+        self._root = root
+        self._kind = kind
+        self._prices = prices
+        self._found: Layout | None = None
+        self._seen: dict[PositionId, CompoundPosition] = {}
+
+    @property
+    def market(self) -> str:
+        """Return the market's name."""
+        return self._market
+
+    @property
+    def _layout(self) -> Layout:
+        if self._found is None:
+            raise Stale(f"market {self._market} has not been discovered")
+        return self._found
+
+    @property
+    def discovery_filter(self) -> LogFilter:
+        """Return the borrows: whoever never borrowed cannot be liquidated."""
+        layout = self._layout
+        return LogFilter(frozenset(layout.listings) | layout.others, frozenset({calls.BORROW, calls.MINT_VAI}))
+
+    @property
+    def head_filter(self) -> LogFilter:
+        """Return the logs that can change an account's balances, debts and exceptions, or the market."""
+        topics = calls.TOKEN_ACCOUNTS.keys() | calls.ROOT_ACCOUNTS.keys() | calls.OTHER_ACCOUNTS.keys()
+        topics |= calls.MARKET_EVENTS | {calls.LIQUIDATED, calls.LIQUIDATED_VENUS}
+        return LogFilter(frozenset({self._root, *self._layout.listings}) | self._layout.others, frozenset(topics))
+
+    def recall(self, known: Iterable[PositionId]) -> None:
+        """Take nothing: every part of the market is found from its root."""
+
+    def named(self, logs: Iterable[Log]) -> frozenset[PositionId]:
+        """Return the accounts that borrowed."""
+        layout, found = self._layout, set[Address]()
+        for log in logs:
+            is_borrow = log.topics[:1] == (calls.BORROW,) and log.address in layout.listings
+            if is_borrow or (log.topics[:1] == (calls.MINT_VAI,) and log.address == layout.controller):
+                found.update(calls.accounts(log, (0,)))
+        return frozenset(PositionId(each) for each in found)
+
+    def touched(self, logs: Iterable[Log]) -> Touched:
+        """Return the accounts whose state the logs changed, and whether the market's own did."""
+        layout, found, is_market_changed = self._layout, set[Address](), False
+        for log in logs:
+            events: Mapping[bytes, tuple[int, ...]] = {}
+            if log.address in layout.listings:
+                events = calls.TOKEN_ACCOUNTS
+            elif log.address == self._root:
+                events = calls.ROOT_ACCOUNTS
+                is_market_changed = is_market_changed or bool(calls.MARKET_EVENTS.intersection(log.topics[:1]))
+            elif log.address in layout.others:
+                events = calls.OTHER_ACCOUNTS
+            if places := events.get(log.topics[0] if log.topics else b""):
+                found.update(calls.accounts(log, places))
+        return Touched(frozenset(PositionId(each) for each in found), is_market_changed)
+
+    def liquidations(self, logs: Iterable[Log]) -> Sequence[Taken]:
+        """Return this market's liquidations, with the receipts that the liquidator got, and the redemptions."""
+        return calls.taken(self._market, self._layout, list(logs))
+
+    async def discover(self, reads: Reads) -> None:
+        """Find the oracle, the cTokens and, in Venus, the pools, the Liquidator and VAI.
+
+        Raises: Unsafe when the root is no comptroller.
+        """
+        try:
+            layout = await _discover(reads, self._root, self._kind, self._prices.wrapped_native)
+            await self._read(reads, layout)
+        except (abi.Unreadable, Invalid) as error:
+            if self._found is not None:
+                raise
+            raise Unsafe(
+                f"market {self._market}: {to_checksum_address(self._root)} is not the comptroller of a Compound v2 "
+                f"market or a fork that is known ({error}); correct its root in the chain file"
+            ) from error
+        self._found = layout
+
+    async def snapshot(self, reads: Reads) -> CompoundSnapshot:
+        """Read prices, indexes and parameters; where the layout has changed without a log, discover it first."""
+        for _ in range(2):
+            layout = self._layout
+            if (found := await self._read(reads, layout)) is not None:
+                return found
+            await self.discover(reads)
+        raise Stale(f"market {self._market} answers differently at the same block")
+
+    async def _read(self, reads: Reads, layout: Layout) -> CompoundSnapshot | None:
+        """Read the market by a layout, unless that is no longer true."""
+        told, index, prices = await asyncio.gather(
+            _ask(reads, layout.snapshot), _vai_index(reads, layout), self._prices.read(reads)
+        )
+        if any(told[call] != answer for call, answer in layout.answers.items()):
+            return None
+        root, through = layout.root, layout.liquidator
+        is_stopped = compound.flag(told[layout.stop])
+        tokens: dict[int, CToken] = {}
+        terms: dict[tuple[int, int], Terms] = {}
+        for address, listing in layout.listings.items():
+            listed, is_listed = told[view(root, compound.MARKETS, address_word(address))], True
+            if layout.is_venus:
+                terms[0, listing.id], is_listed = compound.venus_terms(listed)
+            else:
+                factor = compound.wad(ViewResult(listed.ok, listed.data[abi.WORD :]), "a collateral factor")
+                incentive = compound.amount(told[view(root, compound.INCENTIVE)], "the liquidation incentive")
+                terms[0, listing.id] = Terms(factor, incentive)
+            if is_listed:
+                answers = [told[call] for call in layout.of_token(address)]
+                tokens[listing.id] = compound.ctoken(listing, answers, layout.kind, is_stopped=is_stopped)
+        for pool in layout.pools:
+            _add_pool(layout, pool, told, terms)
+        wrapped = {NATIVE, self._prices.wrapped_native}
+        native = next((each for each in tokens.values() if each.underlying.address in wrapped), None)
+        share = None if through is None else told[view(through, compound.TREASURY_SHARE)]
+        return CompoundSnapshot(
+            market=self._market,
+            kind=layout.kind,
+            head=reads.head,
+            close_factor_wad=compound.wad(told[view(root, compound.CLOSE_FACTOR)], "the close factor"),
+            tokens=tokens,
+            terms=terms,
+            liquidator=through,
+            treasury_share_wad=0 if share is None else compound.wad(share, "the treasury's share"),
+            redeem_fee_wad=compound.wad(told[view(root, compound.REDEEM_FEE)], "the fee") if layout.is_venus else 0,
+            vai=_vai(layout, reads.head, told, index, is_stopped=is_stopped),
+            native_price_base=prices.get(NATIVE) if native is None else native.value_base(WAD),
+            payments=layout.payments,
+        )
+
+    async def positions(self, reads: Reads, ids: Sequence[PositionId]) -> Sequence[CompoundPosition]:
+        """Read what accounts have in the cTokens that they have entered, in one round where they are few.
+
+        Raises: Invalid for a value that no contract could hold.
+        """
+        layout, wanted = self._layout, [Address(each) for each in ids if each[:20] != ZERO_ADDRESS]
+        asked = [call for each in wanted for call in layout.of_account(each)]
+        if len(wanted) * len(layout.listings) <= _FEW_CALLS // 2:
+            asked += [call for each in wanted for token in layout.listings for call in layout.of_entry(each, token)]
+        told = await _ask(reads, asked)
+        entered = {each: _entered(layout, told[layout.of_account(each)[0]]) for each in wanted}
+        more = [call for each, held in entered.items() for token in held for call in layout.of_entry(each, token)]
+        told |= await _ask(reads, [call for call in more if call not in told])
+        found = [_position(layout, each, entered[each], told) for each in wanted]
+        self._seen |= {each.id: each for each in found}
+        return found
+
+    async def chain_health(self, reads: Reads, ids: Sequence[PositionId]) -> Sequence[Health | None]:
+        """Ask the comptroller for accounts' liquidity as stored, and again when their cTokens have accrued interest.
+
+        A debt that is within the
+        uncertainty of what was read of it is taken as the rules take it, and the comptroller's margin with it.
+        """
+        parts = [ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE)]
+        return [each for part in await asyncio.gather(*(self._ask_health(reads, x) for x in parts)) for each in part]
+
+    async def _ask_health(self, reads: Reads, ids: Sequence[PositionId]) -> list[Health | None]:
+        layout = self._layout
+        by_id = {listing.id: token for token, listing in layout.listings.items()}
+        held = {each: self._seen[each].entries if each in self._seen else () for each in ids}
+        entered = {each: [by_id[entry.token] for entry in held[each] if entry.token in by_id] for each in ids}
+        asked = list(dict.fromkeys(call for each in ids for call in layout.of_health(Address(each), entered[each])))
+        tokens = dict.fromkeys(token for each in entered.values() for token in each)
+        accruing = [view(token, compound.ACCRUE) for token in tokens]
+        first = [view(layout.controller, compound.ACCRUE_VAI)] if layout.controller is not None else []
+        answers = await reads.sequence([*first, *asked, *accruing, *asked])
+        then = dict(zip(asked, answers[len(first) :], strict=False))
+        now = dict(zip(asked, answers[-len(asked) :], strict=True))
+        known = {each: {entry.token: entry for entry in held[each]} for each in ids}
+        return [_health(layout, Address(each), known[each], then, now) for each in ids]
+
+    async def price_ages(self, reads: Reads) -> Sequence[PriceAge]:
+        """Return every listed token's price; comptrollers' oracles do not tell how old theirs are."""
+        listed = (await self.snapshot(reads)).tokens.values()
+        return [PriceAge(each.underlying, each.value_base(10**each.underlying.decimals), None) for each in listed]
+
+
+async def _ask(reads: Reads, asked: Sequence[ViewCall]) -> dict[ViewCall, ViewResult]:
+    """Ask each question once."""
+    once = list(dict.fromkeys(asked))
+    return dict(zip(once, await reads.many(once), strict=True)) if once else {}
+
+
+def _entered(layout: Layout, result: ViewResult) -> list[Address]:
+    """Return the listed cTokens that an account has entered; one that is listed since makes the market changed."""
+    entered = [abi.address(each) for each in abi.array(result, compound.MAX_MARKETS, "what an account has entered")]
+    return [each for each in entered if each in layout.listings]
+
+
+def _add_pool(layout: Layout, pool: int, told: _Told, terms: dict[tuple[int, int], Terms]) -> None:
+    _, is_active, falls_back = abi.words(told[view(layout.root, compound.POOLS, number_word(pool))], 3, "a pool")
+    for address, listing in layout.listings.items():
+        own, is_in = Terms(0, 0), False
+        if address in layout.pools[pool]:
+            words = number_word(pool), address_word(address)
+            own, is_in = compound.venus_terms(told[view(layout.root, compound.POOL_MARKETS, *words)])
+        core, is_fallback = terms[0, listing.id], bool(falls_back)
+        terms[pool, listing.id] = pool_terms(
+            core, own if is_in else None, is_active=bool(is_active), falls_back=is_fallback
+        )
+
+
+async def _vai_index(reads: Reads, layout: Layout) -> int:
+    """Read VAI's index with interest to the block: the contract does not tell how old the one that it stores is."""
+    if layout.controller is None:
+        return 0
+    asked = [view(layout.controller, each) for each in (compound.ACCRUE_VAI, compound.VAI_INDEX)]
+    return compound.amount((await reads.sequence(asked))[1], "VAI's index")
+
+
+def _vai(layout: Layout, head: BlockHead, told: _Told, index: int, *, is_stopped: bool) -> Vai | None:
+    controller, token, through = layout.controller, layout.vai, layout.liquidator
+    if controller is None or token is None:
+        return None
+    rate = compound.amount(told[view(controller, compound.VAI_RATE)], "VAI's rate")
+    is_paused, least = compound.flag(told[layout.vai_pause]), None
+    if through is not None and not is_paused and compound.flag(told[view(through, compound.FORCES_VAI)]):
+        least = compound.amount(told[view(through, compound.MIN_VAI)], "the least VAI to be liquidated")
+    return Vai(token, controller, index, rate, head.number, is_paused or is_stopped, least)
+
+
+def _vai_debt(layout: Layout, account: Address, told: _Told) -> VaiDebt | None:
+    if layout.controller is None:
+        return None
+    word, what = address_word(account), f"VAI owed by 0x{account.hex()}"
+    minted = compound.amount(told[view(layout.root, compound.MINTED_VAI, word)], what)
+    interest, index = (
+        compound.amount(told[view(layout.controller, each, word)], what)
+        for each in (compound.VAI_INTEREST, compound.VAI_USER_INDEX)
+    )
+    return VaiDebt(minted, abi.within(interest, 0, minted + 1, what), index) if minted else None
+
+
+def _entry(layout: Layout, account: Address, token: Address, told: _Told) -> Entry:
+    snapshot, index, *_ = (told[call] for call in layout.of_entry(account, token))
+    what = f"what 0x{account.hex()} has in 0x{token.hex()}"
+    return compound.entry(layout.listings[token].id, snapshot, index, what)
+
+
+def _position(layout: Layout, account: Address, entered: Sequence[Address], told: _Told) -> CompoundPosition:
+    ids = {token: layout.listings[token].id for token in entered}
+    pool = told[view(layout.root, compound.USER_POOL, address_word(account))] if layout.is_venus else None
+    exceptions = {token: layout.forced_for(account, token) for token in entered if layout.is_venus}
+    restricted = None if layout.liquidator is None else told[layout.restricted(account)]
+    return CompoundPosition(
+        id=PositionId(account),
+        entries=tuple(_entry(layout, account, token, told) for token in sorted(entered, key=ids.__getitem__)),
+        pool=0 if pool is None else abi.within(abi.number(pool, "a pool"), 0, 2**96, "a pool"),
+        vai=_vai_debt(layout, account, told),
+        forced=frozenset(ids[token] for token, call in exceptions.items() if compound.flag(told[call])),
+        is_restricted=restricted is not None and compound.flag(restricted),
+    )
+
+
+def _health(layout: Layout, account: Address, known: Mapping[int, Entry], then: _Told, now: _Told) -> Health | None:
+    """Put together what the comptroller says before and after accruing; what does not add up shows in the figures."""
+    call = layout.vai_owed(account)
+    vai = 0 if call is None else abi.number(then[call], "a debt in VAI")
+    legs, margins = [], [_margin(told[layout.liquidity(account)]) for told in (then, now)]
+    if None in margins:
+        return None
+    before, after = (each or 0 for each in margins)
+    by_id = {listing.id: token for token, listing in layout.listings.items()}
+    for token in (by_id[each] for each in known if each in by_id):
+        pair, listing = [], layout.listings[token]
+        factor = then[layout.factor(account, token)]
+        data = factor.data if layout.is_venus else factor.data[abi.WORD :]
+        terms = Terms(compound.wad(ViewResult(factor.ok, data), "a collateral factor"), 0)
+        for told in (then, now):
+            answers = [told[call] for call in layout.of_entry(account, token)]
+            said, rate = _entry(layout, account, token, told), abi.words(answers[0], 4, "a rate")[3]
+            price = compound.price(told[layout.price(token)])
+            taken, ours = said, known[listing.id]
+            if 0 <= said.debt - ours.owed(said.index) <= ours.uncertainty(said.index):
+                taken = Entry(said.token, said.receipts, ours.owed(said.index), said.index)
+            shift = (price or 0) * said.debt // WAD - (price or 0) * taken.debt // WAD
+            before, after = (before + shift, after) if told is then else (before, after + shift)
+            pair.append((compound.bare(listing, price, rate, said.index), taken))
+        (stored, first), (fresh, second) = pair
+        is_forced = any(compound.flag(then[call]) for call in layout.forced(account, token))
+        legs.append(leg(stored, fresh, first, second, terms, is_forced=is_forced))
+    gained = sum(each.gain for each in legs)
+    own = sum(each.collateral - each.debt for each in legs) - vai
+    return case(legs, layout.kind, vai, before if before != own else after - gained).health
+
+
+def _margin(result: ViewResult) -> int | None:
+    """Return liquidity less shortfall, or None where the comptroller cannot tell."""
+    error, liquidity, shortfall = abi.words(result, 3, "an account's liquidity") if result.ok else (1, 0, 0)
+    return None if error else liquidity - shortfall
+
+
+async def _discover(reads: Reads, root: Address, kind: Kind | None, wrapped_native: Address) -> Layout:
+    at_root = [view(root, each) for each in (compound.GET_ALL_MARKETS, compound.ORACLE)]
+    of_venus = [view(root, each) for each in (compound.LAST_POOL, compound.LIQUIDATOR, compound.VAI_CONTROLLER)]
+    told = await _ask(reads, [*at_root, *of_venus])
+    tokens = [abi.address(each) for each in abi.array(told[at_root[0]], compound.MAX_MARKETS, "the markets")]
+    if kind is None and told[of_venus[0]].ok:
+        kind = "venus"
+    liquidator = controller = None
+    pools: list[int] = []
+    if kind == "venus":
+        at_root += of_venus
+        last = abi.within(abi.number(told[of_venus[0]], "the pools"), 0, compound.MAX_POOLS, "the pools")
+        pools = list(range(1, last + 1))
+        named = (abi.address(abi.number(told[each], "the root")) for each in of_venus[1:])
+        liquidator, controller = (None if each == ZERO_ADDRESS else each for each in named)
+    of_pools = {each: view(root, compound.POOL_TOKENS, number_word(each)) for each in pools}
+    functions = (abi.SYMBOL, abi.DECIMALS, compound.UNDERLYING, compound.ACCRUED_TIME, compound.WETH_UNWRAPPER)
+    of_vai = [view(controller, compound.VAI_ADDRESS)] if controller is not None else []
+    told |= await _ask(reads, [*(view(each, f) for each in tokens for f in functions), *of_pools.values(), *of_vai])
+    if kind is None:
+        is_timed = any(told[view(each, compound.ACCRUED_TIME)].ok for each in tokens)
+        kind = "moonwell" if is_timed else "compound"
+    taken = {each: told[view(each, compound.UNDERLYING)] for each in tokens}
+    under = {each: abi.address(abi.number(said, "a token")) for each, said in taken.items() if compound.flag(said)}
+    vai = abi.address(abi.number(told[of_vai[0]], "VAI")) if of_vai else None
+    asked = {*under.values(), *([] if vai is None else [vai])}
+    told |= await _ask(reads, [view(each, f) for each in sorted(asked) for f in (abi.SYMBOL, abi.DECIMALS)])
+    native, listings = Token(NATIVE, "native", _NATIVE_DECIMALS), {}
+    for place, each in enumerate(tokens):
+        underlying = _token(under[each], told) if each in under else native
+        is_unwrapped = told[view(each, compound.WETH_UNWRAPPER)].ok and underlying.address == wrapped_native
+        listings[each] = Listing(place, _token(each, told), underlying, native if is_unwrapped else underlying)
+    kept = [*at_root, *of_pools.values(), *of_vai]
+    what = "a pool's tokens"
+    return Layout(
+        root=root,
+        kind=kind,
+        oracle=abi.address(abi.number(told[at_root[1]], "the oracle")),
+        liquidator=liquidator,
+        vai=None if vai is None else _token(vai, told),
+        controller=controller,
+        listings=listings,
+        pools={
+            pool: [abi.address(each) for each in abi.array(told[call], compound.MAX_MARKETS, what)]
+            for pool, call in of_pools.items()
+        },
+        answers={call: told[call] for call in kept},
+    )
+
+
+def _token(address: Address, told: _Told) -> Token:
+    what = f"the decimals of {to_checksum_address(address)}"
+    decimals = abi.within(abi.number(told[view(address, abi.DECIMALS)], what), 0, compound.MAX_DECIMALS + 1, what)
+    return Token(address, abi.symbol(told[view(address, abi.SYMBOL)], address), decimals)

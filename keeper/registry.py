@@ -1,0 +1,150 @@
+"""The one place that knows every protocol: the keeper's own, and those that other packages offer.
+
+A package offers one as an entry point of the group `keeper.protocols`, whose name is the protocol's and whose value is
+a function from a market of the chain file to the bound `Market`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Annotated, Final, Literal
+
+from pydantic import BeforeValidator, Field
+
+from keeper.chainfile import AddressField, ChainFile, MarketConfig, Options
+from keeper.domain.ports import Market
+from keeper.domain.units import BASE_UNIT, Base
+from keeper.errors import ConfigurationError
+from keeper.oracles.prices import Prices
+from keeper.protocols.aave_v3 import calls as aave_v3_calls
+from keeper.protocols.aave_v3 import rules as aave_v3_rules
+from keeper.protocols.aave_v3.reader import AaveReader
+from keeper.protocols.compound_v2 import calls as compound_calls
+from keeper.protocols.compound_v2 import rules as compound_rules
+from keeper.protocols.compound_v2.reader import CompoundReader
+from keeper.protocols.morpho_blue import calls as morpho_calls
+from keeper.protocols.morpho_blue import rules as morpho_rules
+from keeper.protocols.morpho_blue.reader import MorphoReader
+from keeper.protocols.perp_curie import calls as perp_calls
+from keeper.protocols.perp_curie import rules as perp_rules
+from keeper.protocols.perp_curie.reader import PerpReader
+
+GROUP: Final = "keeper.protocols"
+
+
+def _pair_id(value: object) -> bytes:
+    if not isinstance(value, str) or not re.fullmatch(r"0x[0-9a-fA-F]{64}", value):
+        raise ValueError("must be a pair's id: 0x and 64 hexadecimal digits")
+    return bytes.fromhex(value[2:])
+
+
+PairField = Annotated[bytes, BeforeValidator(_pair_id)]
+
+Bind = Callable[[MarketConfig, ChainFile], Market]
+"""Bind a market of a chain file to its protocol.
+
+Raises: ConfigurationError with every problem of the market's options.
+"""
+
+
+def prices_of(chain: ChainFile) -> Prices:
+    """Return where a chain's tokens are priced."""
+    feeds = {each.token: each.feed for each in chain.prices.feeds}
+    return Prices(chain.wrapped_native, chain.prices.oracle, feeds)
+
+
+def _aave_v3(config: MarketConfig, chain: ChainFile) -> Market:
+    Options.read(config)
+    reader = AaveReader(config.name, config.root, chain.wrapped_native)
+    return Market(config.name, config.protocol, config.from_block, reader, aave_v3_rules, aave_v3_calls, config.root)
+
+
+class _MorphoOptions(Options):
+    """Which pairs of Morpho Blue to watch, and what belongs to them."""
+
+    pairs: tuple[PairField, ...] = ()
+    """The ids of the only pairs to watch; none: all."""
+    min_borrow_usd: Annotated[int, Field(strict=True, ge=0, le=10**12)] = 0
+    """The least that all of a pair's borrowers owe together."""
+    irm: AddressField | None = None
+    """The AdaptiveCurveIrm, whose arithmetic is mirrored; any other interest rate model is read."""
+    pre_liquidation_factories: tuple[AddressField, ...] = ()
+
+
+def _morpho_blue(config: MarketConfig, chain: ChainFile) -> Market:
+    options = _MorphoOptions.read(config)
+    reader = MorphoReader(
+        config.name,
+        config.root,
+        prices_of(chain),
+        allow=frozenset(options.pairs),
+        floor_base=Base(options.min_borrow_usd * BASE_UNIT),
+        pre_liquidation_factories=frozenset(options.pre_liquidation_factories),
+        adaptive_irm=options.irm,
+    )
+    return Market(config.name, config.protocol, config.from_block, reader, morpho_rules, morpho_calls, config.root)
+
+
+class _CompoundOptions(Options):
+    """Which dialect a comptroller speaks; where it is not said, its functions tell."""
+
+    kind: Literal["compound", "moonwell", "venus"] | None = None
+
+
+def _compound_v2(config: MarketConfig, chain: ChainFile) -> Market:
+    options = _CompoundOptions.read(config)
+    reader = CompoundReader(config.name, config.root, kind=options.kind, prices=prices_of(chain))
+    return Market(config.name, config.protocol, config.from_block, reader, compound_rules, compound_calls, config.root)
+
+
+def _perp_curie(config: MarketConfig, chain: ChainFile) -> Market:
+    Options.read(config)
+    reader = PerpReader(config.name, config.root, prices=prices_of(chain))
+    return Market(config.name, config.protocol, config.from_block, reader, perp_rules, perp_calls, config.root)
+
+
+BUILT_IN: Final[Mapping[str, Bind]] = {
+    "aave_v3": _aave_v3,
+    "compound_v2": _compound_v2,
+    "morpho_blue": _morpho_blue,
+    "perp_curie": _perp_curie,
+}
+
+
+def protocols() -> Mapping[str, Bind]:
+    """Return every protocol that a chain file may name; another package cannot take the place of a built-in one.
+
+    Raises: ConfigurationError when a package offers one that cannot be loaded.
+    """
+    offered: dict[str, Bind] = {}
+    problems = []
+    for point in entry_points(group=GROUP):
+        try:
+            offered[point.name] = point.load()
+        except (ImportError, AttributeError) as error:
+            problems.append(f"protocol {point.name}: the installed package that offers it cannot be loaded: {error}")
+    if problems:
+        raise ConfigurationError(*problems)
+    return {**offered, **BUILT_IN}
+
+
+def markets_of(chain: ChainFile) -> tuple[Market, ...]:
+    """Bind each market of a chain file to its protocol.
+
+    Raises: ConfigurationError naming every market of an unknown protocol, every wrong option, or that there is none.
+    """
+    known = protocols()
+    problems = [] if chain.markets else [f"{chain.name}: the chain file lists no market; add a [[markets]] table"]
+    markets: list[Market] = []
+    for each in chain.markets:
+        if each.protocol not in known:
+            names = ", ".join(sorted(known))
+            problems.append(f"{chain.name}: market {each.name} has an unknown protocol; known are {names}")
+            continue
+        try:
+            markets.append(known[each.protocol](each, chain))
+        except ConfigurationError as error:
+            problems += [f"{chain.name}: market {each.name}: {problem}" for problem in error.problems]
+    if problems:
+        raise ConfigurationError(*problems)
+    return tuple(markets)
