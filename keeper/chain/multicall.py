@@ -16,6 +16,7 @@ from keeper.domain.units import Address
 MULTICALL3: Final = Address(bytes.fromhex("cA11bde05977b3631167028862bE2a173976CA11"))
 _AGGREGATE3: Final = bytes.fromhex("82ad56cb")
 _GET_ETH_BALANCE: Final = bytes.fromhex("4d2301cc")
+_GET_TIMESTAMP: Final = bytes.fromhex("0f28c97d")
 _WORD: Final = 32
 _ONE: Final = (1).to_bytes(32, "big")
 _TUPLE_HEAD: Final = (96).to_bytes(32, "big")
@@ -28,6 +29,11 @@ _Numbers: TypeAlias = NDArray[np.int64]
 def balance_call(address: Address, multicall: Address) -> ViewCall:
     """Return the view of an account's native currency."""
     return ViewCall(multicall, _GET_ETH_BALANCE + bytes(12) + address)
+
+
+def time_call(multicall: Address) -> ViewCall:
+    """Return the view of the time of the block that it runs in."""
+    return ViewCall(multicall, _GET_TIMESTAMP)
 
 
 def pack(calls: Sequence[ViewCall]) -> bytes:

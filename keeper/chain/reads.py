@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
 from keeper.chain.failures import BatchTooLarge, BlockUnknown, RpcError
-from keeper.chain.multicall import MULTICALL3, balance_call, pack, packed_size, unpack
+from keeper.chain.multicall import MULTICALL3, balance_call, pack, packed_size, time_call, unpack
 from keeper.chain.rpc import Rpc
 from keeper.chain.turns import Priority
 from keeper.chain.wire import Answer, Decode, Request, bytes_of, hex_of, pinned
@@ -22,15 +22,22 @@ _MAX_BYTES: Final = 384 * 1024
 _TURNS_TO_JOIN: Final = 3
 _REQUESTS_AT_ONCE: Final = 4
 _CALM_FLUSHES: Final = 50
+_MOST_SILENT: Final = 4_096
+_MOST_PROOFS: Final = 64
 _NO_CONTRACT: Final = RpcError(0, "no Multicall3 contract at its address", is_revert=False, is_too_heavy=False)
 
 
 @dataclass(slots=True)
 class ReadLimits:
-    """How many views fit into one `eth_call`, learnt from the nodes' refusals; share it between heads."""
+    """How many views fit into one `eth_call`, learnt from the nodes' refusals; share it between heads.
+
+    `silent` are views that fail without a word even alone. They are asked last: one that burns all the gas it is given
+    would otherwise make everything behind it fail in the same way.
+    """
 
     calls: int = _MAX_CALLS
     calm: int = 0
+    silent: set[ViewCall] = field(default_factory=set)
 
     def shrink(self, size: int) -> None:
         """Take a refusal of an aggregate of `size` views."""
@@ -45,8 +52,20 @@ class ReadLimits:
             self.calm = 0
 
 
+    def note(self, call: ViewCall, result: ViewResult) -> None:
+        """Take what a view said when it was asked alone, or among the silent ones."""
+        if not _is_silent(result):
+            self.silent.discard(call)
+        elif len(self.silent) < _MOST_SILENT:
+            self.silent.add(call)
+
+
 class PinnedReads:
-    """Implement `ports.Reads` at one head through Multicall3, pinned to the head's hash."""
+    """Implement `ports.Reads` at one head through Multicall3, pinned to the head's hash.
+
+    Every aggregate tells the time of the block that it really ran in: a node that answers from another block, as some
+    do while the next one arrives, has not answered.
+    """
 
     def __init__(
         self,
@@ -68,6 +87,7 @@ class PinnedReads:
         self._gathering: list[ViewCall] = []
         self._reading: asyncio.Task[list[ViewResult]] | None = None
         self._places = asyncio.Semaphore(_REQUESTS_AT_ONCE)
+        self._proofs = _MOST_PROOFS
 
     @property
     def head(self) -> BlockHead:
@@ -100,7 +120,7 @@ class PinnedReads:
             return []
         try:
             async with self._places:
-                answer = await self._ask([self._request(self._multicall, pack(calls))], partial(_unpacked, len(calls)))
+                answer = await self._aggregated(calls)
         except BlockUnknown as gone:
             raise Stale(f"block {self._head.number} is gone: {gone}") from None
         except BatchTooLarge as refused:
@@ -121,25 +141,70 @@ class PinnedReads:
         for _ in range(_TURNS_TO_JOIN):
             await asyncio.sleep(0)
         self._reading = None
-        chunks = _chunks(calls, self._limits.calls)
+        silent = self._limits.silent
+        order = sorted(range(len(calls)), key=lambda place: calls[place] in silent)
+        asked = [calls[place] for place in order]
         try:
-            found = await asyncio.gather(*(self._aggregate(chunk) for chunk in chunks))
+            found = await asyncio.gather(*(self._aggregate(chunk) for chunk in _chunks(asked, self._limits.calls)))
+            answers = await self._heard(asked, [result for results in found for result in results])
         except BlockUnknown as gone:
             raise Stale(f"block {self._head.number} is gone: {gone}") from None
-        return [result for results in found for result in results]
+        by_place = dict(zip(order, answers, strict=True))
+        return [by_place[place] for place in range(len(calls))]
+
+    async def _heard(self, calls: Sequence[ViewCall], found: list[ViewResult]) -> list[ViewResult]:
+        """Ask again for what failed without a word: gas may have run out before it, which no answer tells."""
+        known = self._limits.silent
+        for call, result in zip(calls, found, strict=True):
+            if call in known:
+                self._limits.note(call, result)
+        doubtful = [at for at, result in enumerate(found) if _is_silent(result) and calls[at] not in known]
+        if not doubtful:
+            return found
+        again = await self._once_more([calls[at] for at in doubtful])
+        if not all(map(_is_silent, again)):
+            self._limits.shrink(len(calls))
+        for at, result in zip(doubtful, again, strict=True):
+            found[at] = result
+        return found
+
+    async def _once_more(self, calls: Sequence[ViewCall]) -> list[ViewResult]:
+        """Ask silent views in ever smaller company, in the end alone, as far as that is worth its requests."""
+        if len(calls) == 1 and self._proofs > 0:
+            self._proofs -= 1
+            result = await self._alone(calls[0])
+            self._limits.note(calls[0], result)
+            return [result]
+        found = await self._aggregate(calls)
+        left = [at for at, result in enumerate(found) if _is_silent(result)]
+        if not left or self._proofs <= 0:
+            return found
+        if len(left) == len(calls):
+            middle = len(left) // 2
+            first, second = left[: max(1, middle)], left[max(1, middle) :]
+            parts = [await self._once_more([calls[at] for at in part]) for part in (first, second) if part]
+        else:
+            parts = [await self._once_more([calls[at] for at in left])]
+        for at, result in zip(left, (each for part in parts for each in part), strict=True):
+            found[at] = result
+        return found
 
     async def _aggregate(self, chunk: Sequence[ViewCall]) -> list[ViewResult]:
         """Read some views in one call, and in smaller ones what was refused."""
-        request = self._request(self._multicall, pack(chunk))
         try:
             async with self._places:
-                answer = await self._ask([request], partial(_unpacked, len(chunk)))
+                answer = await self._aggregated(chunk)
         except BatchTooLarge as refused:
             answer = RpcError(0, str(refused), is_revert=False, is_too_heavy=True)
         if isinstance(answer, RpcError):
             return await self._smaller(chunk, answer)
         self._limits.grow(len(chunk))
         return answer
+
+    async def _aggregated(self, calls: Sequence[ViewCall]) -> list[ViewResult] | RpcError:
+        """Make one request of calls, and of the question for the time."""
+        request = self._request(self._multicall, pack([time_call(self._multicall), *calls]))
+        return await self._ask([request], partial(_unpacked, len(calls), self._head.timestamp_s))
 
     async def _smaller(self, chunk: Sequence[ViewCall], refused: RpcError) -> list[ViewResult]:
         """Read a refused aggregate in halves; a view that fails all alone fails by itself."""
@@ -170,6 +235,11 @@ class PinnedReads:
         return "eth_call", ({"to": hex_of(to), "data": hex_of(data)}, pinned(self._head.hash))
 
 
+def _is_silent(result: ViewResult) -> bool:
+    """Return whether a view failed without saying why, as it does when its gas runs out."""
+    return not result.ok and not result.data
+
+
 def _chunks(calls: Sequence[ViewCall], most: int) -> Iterator[Sequence[ViewCall]]:
     """Cut calls into aggregates that are bounded in number and in bytes."""
     begin = size = 0
@@ -181,12 +251,20 @@ def _chunks(calls: Sequence[ViewCall], most: int) -> Iterator[Sequence[ViewCall]
     yield calls[begin:]
 
 
-def _unpacked(size: int, answers: Sequence[Answer]) -> list[ViewResult] | RpcError:
-    """Unpack an aggregate, keeping a refusal as a value; no data at all means that there is no contract."""
+def _unpacked(size: int, timestamp_s: int, answers: Sequence[Answer]) -> list[ViewResult] | RpcError:
+    """Unpack an aggregate, keeping a refusal as a value; no data at all means that there is no contract.
+
+    Raises: ValueError where it ran at another time than that of its block.
+    """
     answer = _bytes_or_refusal(answers)
     if isinstance(answer, RpcError):
         return answer
-    return unpack(answer, size) if answer else _NO_CONTRACT
+    if not answer:
+        return _NO_CONTRACT
+    time, *results = unpack(answer, 1 + size)
+    if time != ViewResult(ok=True, data=timestamp_s.to_bytes(32)):
+        raise ValueError("the node answered from another block than it was asked about")
+    return results
 
 
 def _bytes_or_refusal(answers: Sequence[Answer]) -> bytes | RpcError:

@@ -132,9 +132,14 @@ class PerpMarket(PerpRecord):
         return dict(zip(self.assets, await self.chain.call_all(calls), strict=True))
 
     async def set_prices(self, prices: Mapping[str, int]) -> None:
-        """Move several shared feeds in one new block, and no pool."""
-        async with self.chain.held():
-            await self.chain.send_all(await price_updates(self.chain, {self.assets[s]: p for s, p in prices.items()}))
+        """Move several shared feeds, and no pool: in one new block, or in the next one where blocks come by themselves."""
+        updates = await price_updates(self.chain, {self.assets[s]: p for s, p in prices.items()})
+        if await self.chain.is_automining():
+            async with self.chain.held():
+                await self.chain.send_all(updates)
+        else:
+            for sent in await self.chain.submit(updates):
+                await self.chain.receipt(sent)
 
     async def move(self, prices: Mapping[str, int], *, wait_s: int = _TWAP_S) -> None:
         """Move feeds and pools together, a few per cent at a time, and wait until the mark price has followed.
@@ -153,7 +158,8 @@ class PerpMarket(PerpRecord):
                     await self._trade_to(each, part[each.index])
         if wait_s:
             await self.chain.increase_time(wait_s)
-            await self.chain.mine()
+            if await self.chain.is_automining():
+                await self.chain.mine()
 
     async def _trade_to(self, perpetual: DevPerpetual, price_usd: int) -> None:
         """Let the mover trade a pool to a price."""

@@ -19,6 +19,7 @@ from keeper.errors import Stale, Transient
 from tests.unit.chain.conftest import Pool
 from tests.unit.chain.fake_node import ALICE, POOL, FakeChain, FakeNode, Refusal, canonical, respond
 
+TIME = bytes.fromhex("0f28c97d")
 Answer = Callable[[str, bytes], tuple[bool, bytes]]
 
 
@@ -33,6 +34,7 @@ class Multicall:
         self, node: FakeNode, answer: Answer = echo, most: int | None = None, poison: bytes | None = None
     ) -> None:
         self.node, self.answer, self.most, self.poison = node, answer, most, poison
+        self.late_s = 0
         self.sizes: list[int] = []
         self.blocks: list[Any] = []
         node.methods["eth_call"] = self.eth_call
@@ -47,11 +49,14 @@ class Multicall:
             return "0x" + self.answer(call["to"], data)[1].hex()
         if data[:4] != bytes.fromhex("82ad56cb"):
             return "0x"
-        (calls,) = decode(["(address,bool,bytes)[]"], data[4:])
+        (asked,) = decode(["(address,bool,bytes)[]"], data[4:])
+        assert asked[0][2] == TIME
+        calls = asked[1:]
         self.sizes.append(len(calls))
         if (self.most is not None and len(calls) > self.most) or any(each[2] == self.poison for each in calls):
             raise Refusal(-32000, "out of gas")
-        return "0x" + encode(["(bool,bytes)[]"], [[self.answer(to, data) for to, _, data in calls]]).hex()
+        told = (True, (self.node.chain.head.timestamp_s + self.late_s).to_bytes(32))
+        return "0x" + encode(["(bool,bytes)[]"], [[told, *(self.answer(to, data) for to, _, data in calls)]]).hex()
 
 
 def reads_of(rpc: Rpc, chain: FakeChain, **options: Any) -> PinnedReads:
