@@ -29,6 +29,7 @@ from keeper.protocols.perp_curie.contracts import PerpPosition, PerpSnapshot
 from keeper.protocols.perp_curie.reader import PerpReader
 from tests.parity.desk import address, log_of, raw
 from tests.parity.perp_desk import LIQUIDATOR, PerpDesk, perp_desk
+from tests.unit.protocols.perp_curie_market import base_of, size_of
 
 UNIT = 10**8
 CRASH = {"WETH": 2_730 * UNIT, "WBTC": 97_500 * UNIT}
@@ -155,7 +156,7 @@ def assert_as_planned(reader: PerpReader, snapshot: PerpSnapshot, plan: Opportun
     (event,) = [each for each in logs if each.topics[0] == perp.POSITION_LIQUIDATED]
     notional, size, penalty, _ = abi.log_words(event, 4)
     signed_size = abi.signed(abi.split(plan.terms)[1])
-    price = snapshot.perpetuals[plan.seize.address].price
+    price = snapshot.perpetuals[base_of(plan)].price
     assert price is not None
     own = [
         each for each in logs if each.topics[0] == perp.POSITION_CHANGED and each.topics[1][12:] == address(LIQUIDATOR)
@@ -180,8 +181,8 @@ async def rehearse(
 
 
 def kinds(position: PerpPosition, plan: Opportunity) -> list[str]:
-    held = next(each.size for each in position.stakes if each.base_token == plan.seize.address)
-    return ["long" if held > 0 else "short", "whole" if plan.seized_amount == abs(held) else "part"]
+    held = next(each.size for each in position.stakes if each.base_token == base_of(plan))
+    return ["long" if held > 0 else "short", "whole" if size_of(plan) == abs(held) else "part"]
 
 
 async def rehearse_all(desk: PerpDesk, reader: PerpReader, source: random.Random) -> Counter[str]:
@@ -198,9 +199,9 @@ async def rehearse_all(desk: PerpDesk, reader: PerpReader, source: random.Random
                 counted.update(["under water"])
             funds = TokenAmount(int(plan.repay_limit * source.uniform(0.02, 0.98)))
             for lesser in rules.assess(position, snapshot, at, {margin: funds}).opportunities:
-                if lesser.seize == plan.seize:
+                if base_of(lesser) == base_of(plan):
                     assert lesser.repay_limit <= funds
-                    assert lesser.seized_amount < plan.seized_amount
+                    assert size_of(lesser) < size_of(plan)
                     await rehearse(desk, reader, snapshot, lesser, gas)
                     counted.update(["cut"])
     assert max(gas) < 2 * calls.GAS_ESTIMATE
@@ -234,7 +235,7 @@ async def test_one_take_over_after_another_lands_as_planned_and_the_book_stays_t
             receipt = await desk.send(calls.liquidation(plan))
             assert receipt["status"] == "0x1", plan
             (taken,) = reader.liquidations(emitted(receipt["logs"]))
-            assert taken.realised.seized_amount == plan.seized_amount
+            assert abs(taken.realised.seized_amount - plan.seized_amount) <= plan.seized_amount // 50
             assert taken.realised.repaid_amount <= plan.repay_limit
             landed += 1
     assert landed >= 25
@@ -406,7 +407,7 @@ async def test_a_market_that_is_paused_or_closed_is_valued_where_it_stands_and_l
     plans = [
         plan for each in positions for plan in rules.assess(each, snapshot, snapshot.head.moment, None).opportunities
     ]
-    plan = next(each for each in plans if each.seize.symbol == "vETH")
+    plan = next(each for each in plans if base_of(each) == small.base_token("vETH"))
     await small.chain.send(base, "pause()")
     for close in (False, True):
         if close:
@@ -416,7 +417,7 @@ async def test_a_market_that_is_paused_or_closed_is_valued_where_it_stands_and_l
         await assert_figures_are_the_chains(small, reader)
         snapshot, positions = await small.book(reader)
         found = [rules.assess(each, snapshot, snapshot.head.moment, None) for each in positions]
-        assert {plan.seize.symbol for each in found for plan in each.opportunities} <= {"vBTC"}
+        assert {base_of(plan) for each in found for plan in each.opportunities} <= {small.base_token("vBTC")}
         assert any(each.blocked is Reason.PAUSED for each in found)
         data = await small.revert_data(calls.liquidation(plan))
         assert data is not None

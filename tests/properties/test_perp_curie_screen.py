@@ -20,10 +20,12 @@ from tests.unit.protocols.perp_curie_market import (
     VAULT,
     WAD,
     WETH,
+    base_of,
     base_token,
     collateral,
     perpetual,
     position,
+    size_of,
     snapshot,
 )
 
@@ -150,13 +152,13 @@ def test_a_take_over_is_within_the_position_and_its_margin_within_the_budget(see
     held = draw_position(source, market)
     sizes = {each.base_token: each.size for each in held.stakes}
     for plan in rules.assess(held, market, market.head.moment, None).opportunities:
-        assert 0 < plan.seized_amount <= abs(sizes[plan.seize.address])
+        assert 0 < size_of(plan) <= abs(sizes[base_of(plan)])
         assert plan.gross_profit_base >= 0
         funds = TokenAmount(source.randrange(2 * plan.repay_limit))
         for lesser in rules.assess(held, market, market.head.moment, {VAULT: funds}).opportunities:
             assert lesser.repay_amount <= lesser.repay_limit <= funds
-            if lesser.seize == plan.seize:
-                assert lesser.seized_amount <= plan.seized_amount
+            if base_of(lesser) == base_of(plan):
+                assert size_of(lesser) <= size_of(plan)
 
 
 @settings(max_examples=200)

@@ -11,8 +11,8 @@ below; *mmRatio* and *imRatio* are the maintenance and initial margin ratios; *t
 An account is liquidatable while its account value, in whole units of the settlement token, is below the requirement.
 The liquidator pays nothing: it takes the position over at the mark price with half of the penalty as a discount (all of
 it where the account is under water), and must have initial margin for it in the vault beforehand. That free margin is
-the inventory (`payments`, by the vault's address); `repay_amount` is what a take-over locks of it, `repay_base` its
-value, and `seized_base` is the value of the position's equity in the liquidator's hands: the same margin plus the fee.
+the inventory (`payments`, by the vault's address); `repay_amount` is what a take-over locks of it. That margin stays the
+liquidator's, so it costs nothing (`repay_base`), and what is seized is the fee, in the settlement token.
 What was taken over stays open: closing it is left to the operator, and so is the risk of holding it.
 Orders have to be cancelled first, in each market of their own: those are `PREPARE` steps.
 

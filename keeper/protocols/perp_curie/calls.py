@@ -114,7 +114,7 @@ def valuation_views(layout: Layout, trader: bytes, base_tokens: Iterable[Address
 
 
 def take_overs(layout: Layout, market: str, logs: Sequence[Log]) -> Iterator[Taken]:
-    """Yield the liquidations that the ClearingHouse's logs report, with the margin that each locked.
+    """Yield the liquidations that the ClearingHouse's logs report, with the margin that each locked and its fee.
 
     The liquidator's own change of position comes right before, and tells the fee that it was given.
     Source: ClearingHouse._liquidate, 2.8.4.
@@ -126,15 +126,17 @@ def take_overs(layout: Layout, market: str, logs: Sequence[Log]) -> Iterator[Tak
             changed[log.tx_hash, *abi.named(log, (1, 2))] = signed(size), signed(quote)
         elif log.topics[:1] == (perp.POSITION_LIQUIDATED,):
             trader, base_token = abi.named(log, (1, 2))
-            absolute, size, _, by = abi.log_words(log, 4)
+            absolute, _, _, by = abi.log_words(log, 4)
             liquidator = abi.address(by)
             got = changed.get((log.tx_hash, liquidator, base_token))
             if got is None:
                 raise Invalid(f"a liquidation in block {log.block_number} changed no position of the liquidator")
             notional = absolute if got[0] >= 0 else -absolute
-            margin = rules.margin_needed(notional, got[1] + notional, layout.im_ratio, layout.scale)
-            realised = Realised(TokenAmount(margin), TokenAmount(size))
-            yield Taken(PositionKey(market, PositionId(trader)), liquidator, realised, layout.vault, base_token, log)
+            fee = got[1] + notional
+            margin = rules.margin_needed(notional, fee, layout.im_ratio, layout.scale)
+            realised = Realised(TokenAmount(margin), TokenAmount(fee // layout.scale))
+            key, paid_in = PositionKey(market, PositionId(trader)), layout.settlement.address
+            yield Taken(key, liquidator, realised, layout.vault, paid_in, log)
 
 
 def cancellations(layout: Layout, market: str, logs: Sequence[Log]) -> Iterator[Taken]:

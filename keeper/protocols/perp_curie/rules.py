@@ -182,7 +182,7 @@ def assess(
 ) -> Assessment:
     """Return the largest legal take-over in every open market, best first; cancel orders first where there are some.
 
-    `repay` is the margin that it locks, `seize` the position; the fee is the profit (see the package's docstring).
+    `repay` is the margin that it locks, which costs nothing, and `seize` the fee that comes with the position.
     Source: ClearingHouse._liquidate, ClearingHouse._cancelExcessOrders, 2.8.4.
     """
     account = _account(position, snapshot)
@@ -202,7 +202,7 @@ def assess(
             found.append(_opportunity(key, leg, verdict, snapshot, at))
         else:
             refused.add(verdict)
-    found.sort(key=lambda each: (-each.gross_profit_base, each.seize.address))
+    found.sort(key=lambda each: (-each.gross_profit_base, each.terms))
     blocking = [each for each in position.orders if snapshot.perpetuals[each].is_open]
     if blocking and found:
         found = [_cancellation(each, found[0]) for each in blocking]
@@ -339,16 +339,15 @@ def _is_insured(leg: Leg, taken: TakeOver, account: Account, position: PerpPosit
 def _opportunity(key: PositionKey, leg: Leg, taken: TakeOver, snapshot: PerpSnapshot, at: Moment) -> Opportunity:
     margin = margin_needed(taken.notional, taken.fee, snapshot.im_ratio, snapshot.scale)
     price = snapshot.prices[snapshot.settlement.address]
-    locked = fixed.div_up(margin * snapshot.scale * price, WAD)
     return Opportunity(
         key=key,
         repay=snapshot.margin,
         repay_amount=TokenAmount(margin),
         repay_limit=TokenAmount(_limit(taken, snapshot)),
-        repay_base=Base(locked),
-        seize=leg.perpetual.token,
-        seized_amount=TokenAmount(abs(taken.size)),
-        seized_base=Base(locked + taken.fee * price // WAD),
+        repay_base=Base(0),
+        seize=snapshot.settlement,
+        seized_amount=TokenAmount(taken.fee // snapshot.scale),
+        seized_base=Base(taken.fee * price // WAD),
         protocol_fee_amount=TokenAmount(taken.fund_fee // snapshot.scale),
         spender=None,
         target=snapshot.clearing_house,

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from keeper.domain import abi
 from keeper.domain.chain import BlockHead
-from keeper.domain.position import Token
+from keeper.domain.position import Opportunity, Token
 from keeper.domain.units import Address, Base, BlockHash, PositionId, Wei
 from keeper.protocols.perp_curie.contracts import Collateral, Perpetual, PerpPosition, PerpSnapshot, Stake
 
@@ -66,3 +67,13 @@ def position(balance: int, stakes: Mapping[int, tuple[int, int]], **changes: Any
     held = tuple(Stake(base_token(number), size, quote, 0) for number, (size, quote) in stakes.items())
     plain = PerpPosition(PositionId(TRADER), balance, owed=0, collaterals=(), stakes=held)
     return replace(plain, **changes)
+
+
+def base_of(plan: Opportunity) -> Address:
+    """Return the market of the position that a plan takes over."""
+    return abi.address(abi.split(plan.terms)[0])
+
+
+def size_of(plan: Opportunity) -> int:
+    """Return how much of it a plan takes over, without its sign."""
+    return abs(abi.signed(abi.split(plan.terms)[1]))

@@ -115,8 +115,8 @@ def test_a_take_over_tells_the_margin_that_it_locked_by_the_liquidators_own_chan
     ]
     (taken,) = calls.take_overs(LAYOUT, "perp", logs)
     assert (taken.key.account, taken.liquidator, taken.action) == (TRADER, LIQUIDATOR, Action.LIQUIDATE)
-    assert (taken.repay_token, taken.seize_token) == (VAULT, base_token(0))
-    assert (taken.realised.repaid_amount, taken.realised.seized_amount) == (locked, size)
+    assert (taken.repay_token, taken.seize_token) == (VAULT, USDC)
+    assert (taken.realised.repaid_amount, taken.realised.seized_amount) == (locked, fee * 10**6)
 
 
 def test_a_take_over_without_the_liquidators_change_is_impossible():

@@ -18,9 +18,11 @@ from tests.unit.protocols.perp_curie_market import (
     VAULT,
     WAD,
     WETH,
+    base_of,
     base_token,
     perpetual,
     position,
+    size_of,
     snapshot,
 )
 
@@ -48,20 +50,22 @@ def test_sizes_and_fees_are_those_of_the_vectors(account_value: int):
         return
     size, notional, penalty, fee = expected
     (plan,) = found.opportunities
-    assert plan.seized_amount == size * WAD
+    assert size_of(plan) == size * WAD
+    assert plan.seized_amount == int(fee * 10**6)
     assert rules.take_over(size * WAD, 140 * WAD, account_value, 25_000) == TakeOver(
         size * WAD, notional * WAD, penalty * WAD, int(fee * WAD)
     )
     assert plan.gross_profit_base == int(fee * 10**8)
     assert plan.protocol_fee_amount == int((penalty - fee) * 10**6)
     assert plan.repay_amount == int((notional - fee) * 10**5) + 1  # a tenth of the debt, and one unit for rounding
-    assert (plan.repay.address, plan.seize.address, plan.target, plan.spender) == (VAULT, base_token(0), HOUSE, None)
+    assert (plan.repay.address, plan.seize.address, plan.target, plan.spender) == (VAULT, USDC, HOUSE, None)
+    assert base_of(plan) == base_token(0)
 
 
 def test_a_short_is_taken_over_with_the_whole_notional_as_debt():
     held, market = position(400 * 10**6, {0: (-100 * WAD, 14_000 * WAD)}), at_140()
     (plan,) = rules.assess(held, market, market.head.moment, None).opportunities
-    assert plan.seized_amount == 100 * WAD
+    assert size_of(plan) == 100 * WAD
     assert plan.repay_amount == 1_400 * 10**6 + 1
     assert plan.terms[32:] == (2**256 - 100 * WAD).to_bytes(32, "big")
 
@@ -152,7 +156,7 @@ def test_a_budget_cuts_the_size_and_an_empty_one_refuses():
     moment = market.head.moment
     (plan,) = rules.assess(held, market, moment, {VAULT: TokenAmount(700 * 10**6)}).opportunities
     assert plan.repay_limit <= 700 * 10**6
-    assert 48 * WAD < plan.seized_amount < 51 * WAD
+    assert 48 * WAD < size_of(plan) < 51 * WAD
     for nothing in ({}, {VAULT: TokenAmount(0)}, {VAULT: TokenAmount(3)}, {USDC: TokenAmount(10**12)}):
         found = rules.assess(held, market, moment, nothing)
         assert (found.opportunities, found.blocked) == ((), Reason.INSUFFICIENT_INVENTORY)
