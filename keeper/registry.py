@@ -6,7 +6,7 @@ a function from a market of the chain file to the bound `Market`.
 
 import re
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field
@@ -111,21 +111,37 @@ BUILT_IN: Final[Mapping[str, Bind]] = {
 }
 
 
-def protocols() -> Mapping[str, Bind]:
-    """Return every protocol that a chain file may name; another package cannot take the place of a built-in one.
+def protocol_names() -> tuple[str, ...]:
+    """Return the name of every protocol that a chain file may use."""
+    return tuple(sorted({*BUILT_IN, *_offered()}))
 
-    Raises: ConfigurationError when a package offers one that cannot be loaded.
-    """
-    offered: dict[str, Bind] = {}
-    problems = []
+
+def _offered() -> Mapping[str, list[EntryPoint]]:
+    """Return what other packages offer; none can take the place of a built-in protocol."""
+    found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
-        try:
-            offered[point.name] = point.load()
-        except (ImportError, AttributeError) as error:
-            problems.append(f"protocol {point.name}: the installed package that offers it cannot be loaded: {error}")
-    if problems:
-        raise ConfigurationError(*problems)
-    return {**offered, **BUILT_IN}
+        if point.name not in BUILT_IN:
+            found.setdefault(point.name, []).append(point)
+    return found
+
+
+def _bind_of(name: str) -> Bind:
+    """Return how a protocol's markets are bound; another package is imported only where a market needs it.
+
+    Raises: ConfigurationError.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    points = _offered().get(name, [])
+    if not points:
+        raise ConfigurationError(f"unknown protocol; known are {', '.join(protocol_names())}")
+    if len(points) > 1:
+        raise ConfigurationError("several installed packages offer its protocol; keep one of them")
+    try:
+        found: Bind = points[0].load()
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise ConfigurationError(f"the package that offers its protocol cannot be loaded: {error}") from error
+    return found
 
 
 def markets_of(chain: ChainFile) -> tuple[Market, ...]:
@@ -133,16 +149,11 @@ def markets_of(chain: ChainFile) -> tuple[Market, ...]:
 
     Raises: ConfigurationError naming every market of an unknown protocol, every wrong option, or that there is none.
     """
-    known = protocols()
     problems = [] if chain.markets else [f"{chain.name}: the chain file lists no market; add a [[markets]] table"]
     markets: list[Market] = []
     for each in chain.markets:
-        if each.protocol not in known:
-            names = ", ".join(sorted(known))
-            problems.append(f"{chain.name}: market {each.name} has an unknown protocol; known are {names}")
-            continue
         try:
-            markets.append(known[each.protocol](each, chain))
+            markets.append(_bind_of(each.protocol)(each, chain))
         except ConfigurationError as error:
             problems += [f"{chain.name}: market {each.name}: {problem}" for problem in error.problems]
     if problems:

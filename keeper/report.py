@@ -118,7 +118,8 @@ class Reporter:
     async def ended(self, outcomes: Sequence[Outcome]) -> None:
         """Take outcomes."""
         for outcome in outcomes:
-            self.account.results[outcome.result] = self.account.results.get(outcome.result, 0) + 1
+            if outcome.opportunity is None or outcome.opportunity.action is Action.LIQUIDATE:
+                self.account.results[outcome.result] = self.account.results.get(outcome.result, 0) + 1
             self.account.gas_wei += outcome.gas_cost_wei
             emit(_ending(outcome), **self._outcome_fields(outcome))
 

@@ -13,7 +13,7 @@ from keeper.chainfile import ChainFile, MarketConfig, Options
 from keeper.domain.ports import Market
 from keeper.errors import ConfigurationError
 from keeper.oracles.prices import Prices
-from keeper.registry import BUILT_IN, GROUP, markets_of, prices_of, protocols
+from keeper.registry import BUILT_IN, GROUP, markets_of, prices_of, protocol_names
 from tests.toy import ToyReader, toy_market
 
 HERE = "tests.unit.test_registry"
@@ -74,8 +74,8 @@ def problems_of(chain: ChainFile) -> tuple[str, ...]:
 def test_every_market_of_an_unknown_protocol_is_named_at_once(tmp_path: Path) -> None:
     known = ", ".join(sorted(BUILT_IN))
     assert problems_of(chain_file(tmp_path, "aave_v3", "unheard_of", "nobodys")) == (
-        f"testing: market m1 has an unknown protocol; known are {known}",
-        f"testing: market m2 has an unknown protocol; known are {known}",
+        f"testing: market m1: unknown protocol; known are {known}",
+        f"testing: market m2: unknown protocol; known are {known}",
     )
 
 
@@ -94,7 +94,7 @@ def test_a_protocol_that_takes_no_options_refuses_all_of_them(tmp_path: Path) ->
     assert problems_of(chain) == (
         "testing: market m0: options.depth: is not a known key",
         "testing: market m0: options.width: is not a known key",
-        f"testing: market m1 has an unknown protocol; known are {', '.join(sorted(BUILT_IN))}",
+        f"testing: market m1: unknown protocol; known are {', '.join(sorted(BUILT_IN))}",
     )
 
 
@@ -103,7 +103,7 @@ def test_another_package_offers_a_protocol_with_options_of_its_own(
 ) -> None:
     install(monkeypatch, toy=f"{HERE}:bind_toy")
     chain = chain_file(tmp_path, "aave_v3", "toy,options = { depth = 3 }")
-    assert protocols().keys() == {*BUILT_IN, "toy"}
+    assert set(protocol_names()) == {*BUILT_IN, "toy"}
     assert [(each.name, each.protocol) for each in markets_of(chain)] == [("m0", "aave_v3"), ("m1", "toy")]
 
 
@@ -119,16 +119,35 @@ def test_every_wrong_option_is_named_with_its_market(tmp_path: Path, monkeypatch
     ]
 
 
-def test_another_package_cannot_take_the_place_of_a_built_in_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_package_cannot_take_the_place_of_a_built_in_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install(monkeypatch, aave_v3=f"{HERE}:bind_toy")
-    assert protocols() == BUILT_IN
+    assert set(protocol_names()) == set(BUILT_IN)
+    (market,) = markets_of(chain_file(tmp_path, "aave_v3"))
+    assert not isinstance(market.reader, ToyReader)
 
 
-def test_every_package_that_cannot_be_loaded_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_market_whose_package_cannot_be_loaded_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install(monkeypatch, toy=f"{HERE}:bind_toy", gone="nowhere_at_all:bind", blank=f"{HERE}:no_such_thing")
-    first, second = problems_of(chain_file(tmp_path, "aave_v3"))
-    assert first.startswith("protocol gone: the installed package that offers it cannot be loaded: ")
-    assert second.startswith("protocol blank: the installed package that offers it cannot be loaded: ")
+    first, second = problems_of(chain_file(tmp_path, "aave_v3", "gone", "blank"))
+    assert first.startswith("testing: market m1: the package that offers its protocol cannot be loaded: ")
+    assert second.startswith("testing: market m2: the package that offers its protocol cannot be loaded: ")
+
+
+def test_a_package_that_no_market_needs_is_not_even_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, gone="nowhere_at_all:bind")
+    assert len(markets_of(chain_file(tmp_path, "aave_v3"))) == 1
+
+
+def test_a_protocol_that_two_packages_offer_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [EntryPoint("toy", f"{HERE}:bind_toy", GROUP), EntryPoint("toy", "another:bind", GROUP)]
+    monkeypatch.setattr(registry, "entry_points", lambda **_: points)
+    assert problems_of(chain_file(tmp_path, "toy")) == (
+        "testing: market m0: several installed packages offer its protocol; keep one of them",
+    )
 
 
 def test_a_chains_prices_come_from_its_feeds_and_its_oracle(tmp_path: Path) -> None:
