@@ -201,7 +201,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        given = {key for key in ("private_key", "keystore_file", "keystore_password") if getattr(self, key) is not None}
+        kinds = ("private_key", "keystore_file", "keystore_password", "address")
+        given = {key for key in kinds if getattr(self, key) is not None}
         if problems := list(_contradictions(given, self.mode)):
             raise ValueError("\n".join(problems))
         return self

@@ -1,18 +1,19 @@
 """What parity tests read and send with: the local node through the ports, an impersonated liquidator with money."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from keeper.chain.multicall import MULTICALL3, pack, unpack
 from keeper.devnet.chain import MAX_UINT, DevChain, RpcFailed
-from keeper.devnet.market import APPROVE, MINT, AaveMarket
-from keeper.domain.chain import BlockHead, Call, Log, LogFilter, ViewCall, ViewResult
+from keeper.devnet.market import APPROVE, MINT
+from keeper.domain.chain import BlockHead, Call, Log, LogFilter, Moment, ViewCall, ViewResult
 from keeper.domain.units import Address, BlockHash, TxHash, Wei
 
 LIQUIDATOR = "0x" + "11" * 20
 _CHUNK = 400
-_GAS = 3_000_000
+_GAS = 8_000_000
+_LIQUIDATOR_WEI = 10**25
 
 
 def raw(text: str) -> bytes:
@@ -87,11 +88,21 @@ class DevReads:
         return unpack(raw(answer), len(calls))
 
 
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """One market on the node, with everything a liquidation needs."""
+class OnChain(Protocol):
+    """A market that says which node it is on."""
 
-    market: AaveMarket
+    @property
+    def chain(self) -> DevChain: ...
+
+
+MarketT = TypeVar("MarketT", bound=OnChain)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk(Generic[MarketT]):
+    """One market on the node, with everything a liquidation needs, whatever the protocol."""
+
+    market: MarketT
 
     @property
     def chain(self) -> DevChain:
@@ -106,40 +117,56 @@ class Desk:
     async def logs(self, wanted: LogFilter, from_block: int = 0) -> list[Log]:
         return await read_logs(self.chain, wanted, from_block)
 
-    async def open(self) -> None:
-        """Give the liquidator native currency, and all tokens that it could ever repay."""
+    async def enter(self) -> None:
+        """Let the node sign for the liquidator, who has native currency."""
         await self.chain.rpc("anvil_impersonateAccount", LIQUIDATOR)
-        await self.chain.set_balance(LIQUIDATOR, 10**21)
-        for reserve in self.market.reserves.values():
-            await self.chain.send(reserve.token, MINT, LIQUIDATOR, 10 ** (reserve.decimals + 12))
-            await self.chain.send(reserve.token, APPROVE, self.market.pool, MAX_UINT, sender=LIQUIDATOR)
+        await self.chain.set_balance(LIQUIDATOR, _LIQUIDATOR_WEI)
+
+    async def give(self, tokens: Iterable[tuple[str, int]], spender: str) -> None:
+        """Give the liquidator more of each token, of so many decimals, than it could ever repay."""
+        for token, decimals in tokens:
+            await self.chain.send(token, MINT, LIQUIDATOR, 10 ** (decimals + 12))
+            await self.chain.send(token, APPROVE, spender, MAX_UINT, sender=LIQUIDATOR)
 
     async def send(self, call: Call) -> dict[str, Any]:
         """Send a call in a block of its own and return its receipt."""
-        request = {"from": LIQUIDATOR, "to": "0x" + call.to.hex(), "data": "0x" + call.data.hex(), "gas": hex(_GAS)}
-        return await self.chain.receipt(await self.chain.rpc("eth_sendTransaction", request))
+        return await self.chain.receipt(await self.chain.rpc("eth_sendTransaction", _request(call)))
 
-    async def rehearse(self, at_s: int, calls: Sequence[Call]) -> list[dict[str, Any]]:
-        """Execute calls one after another in a block at that time, which the chain then forgets."""
-        sent = [{"from": LIQUIDATOR, "to": "0x" + each.to.hex(), "data": "0x" + each.data.hex()} for each in calls]
-        block = {"blockOverrides": {"time": hex(at_s)}, "calls": [{**each, "gas": hex(_GAS)} for each in sent]}
-        (done,) = await self.chain.rpc("eth_simulateV1", {"blockStateCalls": [block]}, "latest")
-        assert int(done["timestamp"], 16) == at_s
-        return list(done["calls"])
+    async def rehearse(self, at: Moment, calls: Sequence[Call]) -> list[dict[str, Any]]:
+        """Execute calls one after another in the block of that moment, which the chain then forgets."""
+        (done,) = await self.rehearse_each(at, [calls])
+        return done
+
+    async def rehearse_each(self, at: Moment, sequences: Iterable[Sequence[Call]]) -> list[list[dict[str, Any]]]:
+        """Rehearse each sequence of calls on the head's state, untouched by the others.
+
+        The number is overridden beside the time: the node's own choice is the block that it stands on.
+        """
+        moment = {"number": hex(at.block), "time": hex(at.time_s)}
+        blocks = [{"blockOverrides": moment, "calls": [_request(each) for each in calls]} for calls in sequences]
+        done = await self.chain.batch([("eth_simulateV1", ({"blockStateCalls": [each]}, "latest")) for each in blocks])
+        for (block,) in done:
+            assert Moment(int(block["number"], 16), int(block["timestamp"], 16)) == at
+        return [list(block["calls"]) for (block,) in done]
 
     async def revert_data(self, call: Call) -> bytes | None:
         """Return what a call reverts with, or None where it succeeds."""
-        request = {"from": LIQUIDATOR, "to": "0x" + call.to.hex(), "data": "0x" + call.data.hex()}
         try:
-            await self.chain.rpc("eth_call", request, "latest")
+            await self.chain.rpc("eth_call", _request(call), "latest")
         except RpcFailed as failed:
             return raw(failed.data)
         return None
 
-    async def configure(self, signature: str, *args: object, to: str | None = None) -> None:
-        """Change the market as its administrator."""
-        await self.chain.send(to or self.market.configurator, signature, *args)
-
     async def pass_time(self, seconds: int) -> None:
         await self.chain.increase_time(seconds)
         await self.chain.mine()
+
+
+def _request(call: Call) -> dict[str, str]:
+    return {
+        "from": LIQUIDATOR,
+        "to": "0x" + call.to.hex(),
+        "data": "0x" + call.data.hex(),
+        "value": hex(call.value_wei),
+        "gas": hex(_GAS),
+    }

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from keeper.devnet.chain import MAX_UINT, DevChain
 from keeper.devnet.market import APPROVE, MINT
@@ -12,26 +11,18 @@ from keeper.devnet.morpho_positions import open_positions, random_positions
 from keeper.devnet.multicall import deploy_multicall3
 from keeper.devnet.node import Anvil
 from keeper.devnet.packages import default_cache_dir, ensure_packages, find_anvil
-from keeper.domain.chain import BlockHead, Call, Log, LogFilter
-from keeper.domain.units import Base, BlockHash, PositionId, Wei
+from keeper.domain.units import Base, PositionId
 from keeper.oracles.prices import Prices
 from keeper.protocols.morpho_blue.contracts import MorphoPosition, MorphoSnapshot
 from keeper.protocols.morpho_blue.reader import MorphoReader
-from tests.parity.desk import LIQUIDATOR, DevReads, address, log_of, raw
+from tests.parity.desk import Desk, address, raw
 
 POSITIONS = 330
-_GAS = 3_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class MorphoDesk:
+class MorphoDesk(Desk[MorphoMarket]):
     """One Morpho on the node."""
-
-    market: MorphoMarket
-
-    @property
-    def chain(self) -> DevChain:
-        return self.market.chain
 
     def prices(self) -> Prices:
         feeds = {address(asset.token): address(asset.feed) for asset in self.market.assets.values()}
@@ -46,30 +37,6 @@ class MorphoDesk:
             floor_base=Base(floor_base),
             adaptive_irm=address(self.market.adaptive_irm),
         )
-
-    async def head(self, block: str = "latest") -> BlockHead:
-        found = await self.chain.header(block)
-        return BlockHead(
-            number=int(found["number"], 16),
-            hash=BlockHash(raw(found["hash"])),
-            parent_hash=BlockHash(raw(found["parentHash"])),
-            timestamp_s=int(found["timestamp"], 16),
-            base_fee_wei=Wei(int(found["baseFeePerGas"], 16)),
-            gas_limit=int(found["gasLimit"], 16),
-            logs_bloom=raw(found["logsBloom"]),
-        )
-
-    async def reads(self) -> DevReads:
-        return DevReads(self.chain, await self.head())
-
-    async def logs(self, wanted: LogFilter, from_block: int = 0) -> list[Log]:
-        span = {
-            "fromBlock": hex(from_block),
-            "toBlock": "latest",
-            "address": ["0x" + each.hex() for each in wanted.addresses],
-            "topics": [["0x" + each.hex() for each in wanted.topics]],
-        }
-        return [log_of(entry) for entry in await self.chain.rpc("eth_getLogs", span)]
 
     async def discovered(self, reader: MorphoReader | None = None) -> tuple[MorphoReader, list[PositionId]]:
         """Return a reader that knows everything that logs name, and the positions among that."""
@@ -88,33 +55,9 @@ class MorphoDesk:
 
     async def fund(self) -> None:
         """Give the liquidator native currency, and all tokens that it could ever repay."""
-        await self.chain.rpc("anvil_impersonateAccount", LIQUIDATOR)
-        await self.chain.set_balance(LIQUIDATOR, 10**21)
-        for asset in self.market.assets.values():
-            await self.chain.send(asset.token, MINT, LIQUIDATOR, 10 ** (asset.decimals + 12))
-            await self.chain.send(asset.token, APPROVE, self.market.morpho, MAX_UINT, sender=LIQUIDATOR)
-
-    async def send(self, call: Call) -> dict[str, Any]:
-        """Send a call in a block of its own and return its receipt."""
-        request = {"from": LIQUIDATOR, "to": "0x" + call.to.hex(), "data": "0x" + call.data.hex(), "gas": hex(_GAS)}
-        return await self.chain.receipt(await self.chain.rpc("eth_sendTransaction", request))
-
-    async def rehearse(self, at_s: int, calls: Sequence[Sequence[Call]]) -> list[list[dict[str, Any]]]:
-        """Execute each sequence of calls on the head's state, in a block at that time which the chain then forgets."""
-        requests = []
-        for sequence in calls:
-            sent = [
-                {"from": LIQUIDATOR, "to": "0x" + each.to.hex(), "data": "0x" + each.data.hex()} for each in sequence
-            ]
-            block = {"blockOverrides": {"time": hex(at_s)}, "calls": [{**each, "gas": hex(_GAS)} for each in sent]}
-            requests.append(("eth_simulateV1", ({"blockStateCalls": [block]}, "latest")))
-        done = await self.chain.batch(requests)
-        assert all(int(blocks[0]["timestamp"], 16) == at_s for blocks in done)
-        return [list(blocks[0]["calls"]) for blocks in done]
-
-    async def pass_time(self, seconds: int) -> None:
-        await self.chain.increase_time(seconds)
-        await self.chain.mine()
+        await self.enter()
+        assets = self.market.assets.values()
+        await self.give([(each.token, each.decimals) for each in assets], self.market.morpho)
 
     async def crash(self, factors: dict[str, float]) -> None:
         """Move prices to so many times what they are; the oracles follow in the same block."""

@@ -23,7 +23,8 @@ from keeper.errors import Fatal, Transient, Unsafe
 from keeper.protocols.aave_v3 import calls, rules
 from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot
 from keeper.protocols.aave_v3.reader import AaveReader
-from tests.parity.desk import LIQUIDATOR, Desk, address, log_of, raw
+from tests.parity.aave_desk import AaveDesk
+from tests.parity.desk import LIQUIDATOR, address, log_of, raw
 
 ACCOUNTS = 400
 SPEC = DevnetSpec(n_positions=ACCOUNTS, seed=11, hf_range=(1.005, 1.7))
@@ -34,36 +35,36 @@ CRASH = {"WETH": 2_300, "wstETH": 2_800, "WBTC": 67_000, "LINK": 13, "CRV": 0.5,
 
 
 @pytest.fixture(params=["3.0", "3.6"])
-async def desk(request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
+async def desk(request: pytest.FixtureRequest) -> AsyncIterator[AaveDesk]:
     generation = cast("Generation", request.param)
     async with cached_devnet(default_cache_dir(), replace(SPEC, generations=(generation,))) as devnet:
-        yield Desk(devnet.markets[generation])
+        yield AaveDesk(devnet.markets[generation])
 
 
-async def discovered(desk: Desk) -> AaveReader:
+async def discovered(desk: AaveDesk) -> AaveReader:
     weth = address(desk.market.reserves["WETH"].token)
     reader = AaveReader("aave", address(desk.market.provider), weth)
     await reader.discover(await desk.reads())
     return reader
 
 
-async def borrowers(desk: Desk, reader: AaveReader) -> list[PositionId]:
+async def borrowers(desk: AaveDesk, reader: AaveReader) -> list[PositionId]:
     return sorted(reader.named(await desk.logs(reader.discovery_filter, desk.market.from_block)))
 
 
-async def book(desk: Desk, reader: AaveReader) -> tuple[AaveSnapshot, list[AavePosition]]:
+async def book(desk: AaveDesk, reader: AaveReader) -> tuple[AaveSnapshot, list[AavePosition]]:
     reads = await desk.reads()
     snapshot = await reader.snapshot(reads)
     return snapshot, list(await reader.positions(reads, await borrowers(desk, reader)))
 
 
-async def crash(desk: Desk) -> None:
+async def crash(desk: AaveDesk) -> None:
     await desk.market.set_prices(
         {name: int(price * 10**8) for name, price in CRASH.items() if name in desk.market.reserves}
     )
 
 
-async def assert_health_is_the_chains(desk: Desk, reader: AaveReader, at_least: int) -> list[AavePosition]:
+async def assert_health_is_the_chains(desk: AaveDesk, reader: AaveReader, at_least: int) -> list[AavePosition]:
     snapshot, positions = await book(desk, reader)
     reads = await desk.reads()
     chain = await reader.chain_health(reads, [each.id for each in positions])
@@ -74,7 +75,7 @@ async def assert_health_is_the_chains(desk: Desk, reader: AaveReader, at_least: 
     return positions
 
 
-async def test_every_health_factor_is_the_chains_after_hours_of_interest_and_a_crash(desk: Desk):
+async def test_every_health_factor_is_the_chains_after_hours_of_interest_and_a_crash(desk: AaveDesk):
     reader = await discovered(desk)
     await desk.pass_time(7 * HOUR_S + 13)
     await assert_health_is_the_chains(desk, reader, ACCOUNTS)
@@ -85,7 +86,7 @@ async def test_every_health_factor_is_the_chains_after_hours_of_interest_and_a_c
     assert any(len(each.collateral) > 1 and len(each.debt) > 1 for each in positions)
 
 
-async def test_the_health_foreseen_for_the_next_block_is_the_chains_in_it(desk: Desk):
+async def test_the_health_foreseen_for_the_next_block_is_the_chains_in_it(desk: AaveDesk):
     reader = await discovered(desk)
     await desk.pass_time(HOUR_S)
     snapshot, positions = await book(desk, reader)
@@ -109,11 +110,11 @@ def assert_as_planned(reader: AaveReader, opportunity: Opportunity, logs: Sequen
     assert opportunity.key.id in reader.touched(logs).positions
 
 
-async def rehearse(desk: Desk, reader: AaveReader, opportunity: Opportunity) -> None:
+async def rehearse(desk: AaveDesk, reader: AaveReader, opportunity: Opportunity) -> None:
     """Execute the opportunity at its time without a trace, and compare everything that it moves."""
     who = address(LIQUIDATOR).rjust(32, b"\0")
     balances = [Call(each.address, BALANCE_OF + who) for each in (opportunity.repay, opportunity.seize)]
-    done = await desk.rehearse(opportunity.at.time_s, [*balances, calls.liquidation(opportunity), *balances])
+    done = await desk.rehearse(opportunity.at, [*balances, calls.liquidation(opportunity), *balances])
     assert done[2]["status"] == "0x1", (opportunity, calls.decode_revert(raw(done[2]["returnData"])))
     assert_as_planned(reader, opportunity, [log_of(entry) for entry in done[2]["logs"]])
     paid, got, left, has = (int(done[place]["returnData"], 16) for place in (0, 1, 3, 4))
@@ -122,7 +123,7 @@ async def rehearse(desk: Desk, reader: AaveReader, opportunity: Opportunity) -> 
     assert int(done[2]["gasUsed"], 16) < 2 * calls.GAS_ESTIMATE
 
 
-async def assert_plans_come_true(desk: Desk, reader: AaveReader, source: random.Random) -> tuple[int, int]:
+async def assert_plans_come_true(desk: AaveDesk, reader: AaveReader, source: random.Random) -> tuple[int, int]:
     """Rehearse the best and the worst pair of every unhealthy account, whole and cut by a budget; return how many."""
     snapshot, positions = await book(desk, reader)
     landing = snapshot.head.landing(LANDING_S)
@@ -146,7 +147,7 @@ async def assert_plans_come_true(desk: Desk, reader: AaveReader, source: random.
 
 
 @pytest.mark.timeout(200)
-async def test_every_planned_liquidation_moves_to_the_unit_what_was_planned(desk: Desk):
+async def test_every_planned_liquidation_moves_to_the_unit_what_was_planned(desk: AaveDesk):
     reader = await discovered(desk)
     await desk.open()
     await desk.pass_time(5 * HOUR_S)
@@ -156,7 +157,7 @@ async def test_every_planned_liquidation_moves_to_the_unit_what_was_planned(desk
     assert cut >= 50
 
 
-async def test_one_liquidation_after_another_lands_as_planned_while_they_move_the_indexes(desk: Desk):
+async def test_one_liquidation_after_another_lands_as_planned_while_they_move_the_indexes(desk: AaveDesk):
     reader = await discovered(desk)
     await desk.open()
     await desk.pass_time(HOUR_S)
@@ -176,7 +177,7 @@ async def test_one_liquidation_after_another_lands_as_planned_while_they_move_th
     await assert_health_is_the_chains(desk, reader, ACCOUNTS)
 
 
-async def test_the_screen_names_every_account_that_the_chain_calls_unhealthy(desk: Desk):
+async def test_the_screen_names_every_account_that_the_chain_calls_unhealthy(desk: AaveDesk):
     reader = await discovered(desk)
     await crash(desk)
     snapshot, positions = await book(desk, reader)
@@ -193,7 +194,7 @@ async def test_the_screen_names_every_account_that_the_chain_calls_unhealthy(des
     assert len(unhealthy) >= 60
 
 
-async def test_accounts_that_logs_name_are_all_that_has_to_be_read_again(desk: Desk):
+async def test_accounts_that_logs_name_are_all_that_has_to_be_read_again(desk: AaveDesk):
     source, market, chain = random.Random(8), desk.market, desk.chain
     reader = await discovered(desk)
     _, positions = await book(desk, reader)
@@ -240,7 +241,7 @@ def token_of(reader: AaveReader, reserve_id: int) -> Address:
     return reader._layout.listings[reserve_id].token.address
 
 
-async def sinking(desk: Desk, *, supply: int = 10) -> tuple[str, AaveReader]:
+async def sinking(desk: AaveDesk, *, supply: int = 10) -> tuple[str, AaveReader]:
     """Open 10 WETH against 24,000 USDC, and let WETH fall to where the health factor is between 0.95 and 1."""
     owner = owner_address(77_777)
     weth, usdc = supply * 10**18, 2_400 * supply * 10**6
@@ -251,7 +252,7 @@ async def sinking(desk: Desk, *, supply: int = 10) -> tuple[str, AaveReader]:
     return owner, reader
 
 
-async def verdict(desk: Desk, reader: AaveReader, owner: str) -> tuple[Reason | None, Reason]:
+async def verdict(desk: AaveDesk, reader: AaveReader, owner: str) -> tuple[Reason | None, Reason]:
     """Return what the rules say, and what the pool says to the call that would be right were it not forbidden."""
     reads = await desk.reads()
     snapshot = await reader.snapshot(reads)
@@ -276,19 +277,19 @@ async def verdict(desk: Desk, reader: AaveReader, owner: str) -> tuple[Reason | 
     return assessment.blocked, Reason.UNKNOWN if data is None else calls.decode_revert(data)[0]
 
 
-async def test_a_healthy_account_is_refused_by_rules_and_chain_alike(desk: Desk):
+async def test_a_healthy_account_is_refused_by_rules_and_chain_alike(desk: AaveDesk):
     owner, reader = await sinking(desk)
     await desk.market.set_prices({"WETH": 3_000 * 10**8})
     assert await verdict(desk, reader, owner) == (Reason.NOT_LIQUIDATABLE, Reason.NOT_LIQUIDATABLE)
 
 
-async def test_a_paused_reserve_is_refused_by_rules_and_chain_alike(desk: Desk):
+async def test_a_paused_reserve_is_refused_by_rules_and_chain_alike(desk: AaveDesk):
     owner, reader = await sinking(desk)
     await desk.market.set_paused("WETH", paused=True)
     assert await verdict(desk, reader, owner) == (Reason.PAUSED, Reason.PAUSED)
 
 
-async def test_a_grace_period_is_refused_by_rules_and_chain_alike_until_it_has_passed(desk: Desk):
+async def test_a_grace_period_is_refused_by_rules_and_chain_alike_until_it_has_passed(desk: AaveDesk):
     owner, reader = await sinking(desk)
     if desk.market.generation == "3.0":
         with pytest.raises(Fatal):
@@ -300,7 +301,7 @@ async def test_a_grace_period_is_refused_by_rules_and_chain_alike_until_it_has_p
     assert await verdict(desk, reader, owner) == (None, Reason.UNKNOWN)
 
 
-async def test_a_sentinel_is_found_without_a_log_and_refuses_only_the_nearly_healthy(desk: Desk):
+async def test_a_sentinel_is_found_without_a_log_and_refuses_only_the_nearly_healthy(desk: AaveDesk):
     owner, reader = await sinking(desk)
     packages = ensure_packages(default_cache_dir(), sets=("core", "origin"))
     sentinel = await set_price_oracle_sentinel(desk.market, packages, grace_period_s=3_600)
@@ -311,7 +312,7 @@ async def test_a_sentinel_is_found_without_a_log_and_refuses_only_the_nearly_hea
     assert await verdict(desk, reader, owner) == (None, Reason.UNKNOWN)
 
 
-async def test_a_collateral_flag_that_was_taken_away_leaves_the_other_collateral(desk: Desk):
+async def test_a_collateral_flag_that_was_taken_away_leaves_the_other_collateral(desk: AaveDesk):
     owner, reader = await sinking(desk)
     await desk.market.set_prices({"WETH": 3_000 * 10**8})
     await desk.market.supply(owner, "DAI", 40_000 * 10**18)
@@ -325,7 +326,7 @@ async def test_a_collateral_flag_that_was_taken_away_leaves_the_other_collateral
     assert await verdict(desk, reader, owner) == (None, Reason.NO_COLLATERAL)
 
 
-async def test_a_reverting_feed_spoils_only_its_holders(desk: Desk):
+async def test_a_reverting_feed_spoils_only_its_holders(desk: AaveDesk):
     owner, reader = await sinking(desk)
     nobody = "0x" + "00" * 20
     link = desk.market.reserves["LINK"].token
@@ -345,7 +346,7 @@ async def test_a_reverting_feed_spoils_only_its_holders(desk: Desk):
     assert await verdict(desk, reader, owner) == (None, Reason.UNKNOWN)
 
 
-async def test_every_feed_tells_when_it_last_reported(desk: Desk):
+async def test_every_feed_tells_when_it_last_reported(desk: AaveDesk):
     reader = await discovered(desk)
     await desk.market.set_prices({"WETH": 2_999 * 10**8})
     reads = await desk.reads()
@@ -354,7 +355,7 @@ async def test_every_feed_tells_when_it_last_reported(desk: Desk):
     assert (ages["WETH"].price_base, ages["WETH"].updated_s) == (2_999 * 10**8, reads.head.timestamp_s)
 
 
-async def test_a_new_oracle_and_a_new_mode_are_found_without_their_logs(desk: Desk):
+async def test_a_new_oracle_and_a_new_mode_are_found_without_their_logs(desk: AaveDesk):
     owner, reader = await sinking(desk)
     before = await reader.snapshot(await desk.reads())
     if desk.market.generation == "3.0":
@@ -383,20 +384,20 @@ async def test_a_new_oracle_and_a_new_mode_are_found_without_their_logs(desk: De
     assert (await reader.snapshot(await desk.reads())).reserves.keys() == snapshot.reserves.keys()
 
 
-async def test_a_root_that_is_none_is_refused_with_its_name_and_cure(desk: Desk):
+async def test_a_root_that_is_none_is_refused_with_its_name_and_cure(desk: AaveDesk):
     for root in (desk.market.pool, LIQUIDATOR, desk.market.reserves["WETH"].token):
         with pytest.raises(Unsafe, match=r"PoolAddressesProvider.*chain file"):
             await AaveReader("aave", address(root), None).discover(await desk.reads())
 
 
 @pytest.fixture
-async def old_desk() -> AsyncIterator[Desk]:
+async def old_desk() -> AsyncIterator[AaveDesk]:
     async with cached_devnet(default_cache_dir(), replace(SPEC, generations=("3.0",))) as devnet:
-        yield Desk(devnet.markets["3.0"])
+        yield AaveDesk(devnet.markets["3.0"])
 
 
 @pytest.mark.timeout(200)
-async def test_stable_debt_is_valued_and_liquidated_to_the_unit(old_desk: Desk):
+async def test_stable_debt_is_valued_and_liquidated_to_the_unit(old_desk: AaveDesk):
     desk, chain = old_desk, old_desk.chain
     reader = await discovered(desk)
     _, positions = await book(desk, reader)
@@ -425,7 +426,7 @@ async def test_stable_debt_is_valued_and_liquidated_to_the_unit(old_desk: Desk):
 
 
 @pytest.mark.timeout(200)
-async def test_a_category_with_a_price_of_its_own_is_valued_and_liquidated_to_the_unit(old_desk: Desk):
+async def test_a_category_with_a_price_of_its_own_is_valued_and_liquidated_to_the_unit(old_desk: AaveDesk):
     desk = old_desk
     reader = await discovered(desk)
     define = "setEModeCategory(uint8,uint16,uint16,uint16,address,string)"

@@ -121,7 +121,7 @@ def assert_as_planned(reader: CompoundReader, opportunity: Opportunity, logs: Se
 
 
 async def rehearse(desk: VenusDesk, reader: CompoundReader, opportunity: Opportunity) -> int:
-    (done,) = await desk.rehearse([calls.liquidation(opportunity)])
+    (done,) = await desk.rehearse(opportunity.at, [calls.liquidation(opportunity)])
     assert done["status"] == "0x1", (opportunity, calls.decode_revert(raw(done["returnData"])))
     assert_as_planned(reader, opportunity, [log_of(entry) for entry in done["logs"]])
     return int(done["gasUsed"], 16)
@@ -285,7 +285,7 @@ async def test_paused_and_restricted_accounts_are_refused_by_rules_and_chain_ali
     seized = next(symbol for token, symbol in symbols.items() if address(token) == found[0].seize.address)
     for symbol, action in (("USDC", 5), ("USDC", 3), (seized, 4)):
         await desk.market.set_paused(symbol, action, wanted=True)
-        data = await desk.revert_data(found[0])
+        data = await desk.revert_data(calls.liquidation(found[0]))
         assert data is not None
         assert calls.decode_revert(data)[0] is Reason.PAUSED
         blocked, left = await one(desk, reader, who)
@@ -293,7 +293,7 @@ async def test_paused_and_restricted_accounts_are_refused_by_rules_and_chain_ali
         await desk.market.set_paused(symbol, action, wanted=False)
     await desk.chain.send(desk.market.liquidator, "restrictLiquidation(address)", "0x" + who.hex())
     assert (await one(desk, reader, who))[0] is Reason.PAUSED
-    assert calls.decode_revert(await desk.revert_data(found[0]) or b"")[0] is Reason.PAUSED
+    assert calls.decode_revert(await desk.revert_data(calls.liquidation(found[0])) or b"")[0] is Reason.PAUSED
 
 
 async def test_a_healthy_account_is_refused_by_the_chain_too(desk: VenusDesk):
@@ -302,7 +302,7 @@ async def test_a_healthy_account_is_refused_by_the_chain_too(desk: VenusDesk):
     await desk.market.set_forced("USDC", wanted=True)
     _, found = await one(desk, reader, who)
     await desk.market.set_forced("USDC", wanted=False)
-    data = await desk.revert_data(found[0])
+    data = await desk.revert_data(calls.liquidation(found[0]))
     assert calls.decode_revert(data or b"")[0] is Reason.NOT_LIQUIDATABLE
 
 

@@ -102,7 +102,7 @@ async def rehearse(desk: MorphoDesk, reader: MorphoReader, opportunities: Sequen
     for each in opportunities:
         balances = [Call(token.address, BALANCE_OF + who) for token in (each.repay, each.seize)]
         plans.append([*balances, calls.liquidation(each), *balances])
-    done = await desk.rehearse(opportunities[0].at.time_s, plans)
+    done = await desk.rehearse_each(opportunities[0].at, plans)
     for opportunity, results in zip(opportunities, done, strict=True):
         assert results[2]["status"] == "0x1", (opportunity, calls.decode_revert(raw(results[2]["returnData"])))
         assert_as_planned(reader, opportunity, results[2]["logs"])
@@ -152,7 +152,7 @@ async def test_a_plan_outlives_a_small_move_of_the_price_and_pulls_no_more_than_
             params = snapshot.pairs[each.key.part].params
             price = (snapshot.pairs[each.key.part].price or 0) * per_mille // 1_000
             plans.append([Call(params.oracle, SET_PRICE + number_word(price)), calls.liquidation(each)])
-        done = await desk.rehearse(at.time_s + 60, plans)
+        done = await desk.rehearse_each(replace(at, time_s=at.time_s + 60), plans)
         for opportunity, (_, result) in zip(planned, done, strict=True):
             if result["status"] == "0x1":
                 (taken,) = reader.liquidations([log_of(each) for each in result["logs"]])
@@ -206,7 +206,7 @@ async def test_the_price_at_which_a_position_turns_is_the_contracts_to_the_unit(
             least = Call(snapshot.root, calls_data(terms, position))
             plans.append([set_price, least])
             verdicts.append(price == low)
-    done = await desk.rehearse(at.time_s, plans)
+    done = await desk.rehearse_each(at, plans)
     for is_open, (_, result) in zip(verdicts, done, strict=True):
         assert (result["status"] == "0x1") is is_open
         if not is_open:

@@ -27,8 +27,8 @@ from keeper.protocols.perp_curie import calls, rules
 from keeper.protocols.perp_curie import contracts as perp
 from keeper.protocols.perp_curie.contracts import PerpPosition, PerpSnapshot
 from keeper.protocols.perp_curie.reader import PerpReader
-from tests.parity.desk import address, log_of, raw
-from tests.parity.perp_desk import LIQUIDATOR, PerpDesk, perp_desk
+from tests.parity.desk import LIQUIDATOR, address, log_of, raw
+from tests.parity.perp_desk import PerpDesk, perp_desk
 from tests.unit.protocols.perp_curie_market import base_of, size_of
 
 UNIT = 10**8
@@ -174,7 +174,7 @@ def assert_as_planned(reader: PerpReader, snapshot: PerpSnapshot, plan: Opportun
 async def rehearse(
     desk: PerpDesk, reader: PerpReader, snapshot: PerpSnapshot, plan: Opportunity, gas: list[int]
 ) -> None:
-    (done,) = await desk.rehearse(plan.at.time_s, [calls.liquidation(plan)])
+    (done,) = await desk.rehearse(plan.at, [calls.liquidation(plan)])
     assert done["status"] == "0x1", (plan, calls.decode_revert(raw(done["returnData"])))
     assert_as_planned(reader, snapshot, plan, emitted(done["logs"]))
     gas.append(int(done["gasUsed"], 16))

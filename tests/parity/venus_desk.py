@@ -2,32 +2,27 @@
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from keeper.devnet.chain import DevChain, RpcFailed
+from keeper.devnet.chain import DevChain
 from keeper.devnet.multicall import deploy_multicall3
 from keeper.devnet.node import Anvil, AnvilOptions
 from keeper.devnet.packages import default_cache_dir, ensure_packages, find_anvil
 from keeper.devnet.venus import deploy_venus
 from keeper.devnet.venus_market import VenusGeneration, VenusMarket, VenusRecord
 from keeper.devnet.venus_positions import open_venus_positions, random_venus_positions
-from keeper.domain.chain import BlockHead, Call, Log, LogFilter
-from keeper.domain.position import Opportunity
-from keeper.domain.units import Address, BlockHash, PositionId, Wei
+from keeper.domain.units import Address, PositionId
 from keeper.oracles.prices import Prices
-from keeper.protocols.compound_v2 import calls
 from keeper.protocols.compound_v2.contracts import CompoundPosition, CompoundSnapshot
 from keeper.protocols.compound_v2.reader import CompoundReader
-from tests.parity.desk import LIQUIDATOR, DevReads, address, log_of, raw
+from tests.parity.desk import LIQUIDATOR, Desk, address
 
 LANDING_S = 12
-GAS = 5_000_000
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -73,43 +68,14 @@ async def opened(saved: Saved) -> AsyncIterator["VenusDesk"]:
         DevChain(node.http_url) as chain,
     ):
         chain.errors.update(saved.errors)
-        await chain.rpc("anvil_impersonateAccount", LIQUIDATOR)
-        yield VenusDesk(VenusMarket.bind(saved.record, chain))
+        desk = VenusDesk(VenusMarket.bind(saved.record, chain))
+        await desk.enter()
+        yield desk
 
 
 @dataclass(frozen=True, slots=True)
-class VenusDesk:
-    """One market on the node."""
-
-    market: VenusMarket
-
-    @property
-    def chain(self) -> DevChain:
-        return self.market.chain
-
-    async def head(self) -> BlockHead:
-        block = await self.chain.header()
-        return BlockHead(
-            number=int(block["number"], 16),
-            hash=BlockHash(raw(block["hash"])),
-            parent_hash=BlockHash(raw(block["parentHash"])),
-            timestamp_s=int(block["timestamp"], 16),
-            base_fee_wei=Wei(int(block["baseFeePerGas"], 16)),
-            gas_limit=int(block["gasLimit"], 16),
-            logs_bloom=raw(block["logsBloom"]),
-        )
-
-    async def reads(self) -> DevReads:
-        return DevReads(self.chain, await self.head())
-
-    async def logs(self, wanted: LogFilter, from_block: int = 0) -> list[Log]:
-        span = {
-            "fromBlock": hex(from_block),
-            "toBlock": "latest",
-            "address": ["0x" + each.hex() for each in wanted.addresses],
-            "topics": [["0x" + each.hex() for each in wanted.topics]],
-        }
-        return [log_of(entry) for entry in await self.chain.rpc("eth_getLogs", span)]
+class VenusDesk(Desk[VenusMarket]):
+    """One Venus on the node."""
 
     async def discovered(self) -> CompoundReader:
         reader = CompoundReader("venus", address(self.market.comptroller), prices=Prices(self.token("WETH")))
@@ -129,36 +95,6 @@ class VenusDesk:
     def v_token(self, symbol: str) -> Address:
         return address(self.market.reserves[symbol].v_token)
 
-    async def send(self, call: Call) -> dict[str, Any]:
-        """Send a call in a block of its own and return its receipt."""
-        return await self.chain.receipt(await self.chain.rpc("eth_sendTransaction", _request(call)))
-
-    async def rehearse(self, each: Sequence[Call]) -> list[dict[str, Any]]:
-        """Execute calls one after another in the next block, which the chain then forgets."""
-        number = await self.chain.block_number() + 1  # the node's own choice is the block that it stands on
-        block = {"blockOverrides": {"number": hex(number)}, "calls": [_request(call) for call in each]}
-        done = await self.chain.rpc("eth_simulateV1", {"blockStateCalls": [block]}, "latest")
-        assert int(done[0]["number"], 16) == number
-        return list(done[0]["calls"])
-
-    async def revert_data(self, opportunity: Opportunity) -> bytes | None:
-        """Return what carrying an opportunity out reverts with, or None where it succeeds."""
-        try:
-            await self.chain.rpc("eth_call", _request(calls.liquidation(opportunity)), "latest")
-        except RpcFailed as failed:
-            return raw(failed.data)
-        return None
-
     async def balances(self, tokens: Iterable[Address]) -> dict[Address, int]:
         asked = [("0x" + each.hex(), "balanceOf(address)(uint256)", (LIQUIDATOR,)) for each in tokens]
         return dict(zip(tokens, await self.chain.call_all(asked), strict=True))
-
-
-def _request(call: Call) -> dict[str, str]:
-    return {
-        "from": LIQUIDATOR,
-        "to": "0x" + call.to.hex(),
-        "data": "0x" + call.data.hex(),
-        "value": hex(call.value_wei),
-        "gas": hex(GAS),
-    }

@@ -185,6 +185,14 @@ def test_live_needs_a_key() -> None:
     assert Settings.load(ENOUGH | {"KEEPER_MODE": "live", "KEEPER_PRIVATE_KEY": KEY}).mode is Mode.LIVE
 
 
+def test_shadow_needs_an_address_or_a_key_and_no_more() -> None:
+    address = "0x2f39d218133AFaB8F2B819B1066c7E434Ad94E9e"
+    (problem,) = problems(**ENOUGH, KEEPER_MODE="shadow")
+    assert problem.startswith("KEEPER_MODE is shadow without KEEPER_ADDRESS or a key")
+    for enough in ({"KEEPER_ADDRESS": address}, {"KEEPER_PRIVATE_KEY": KEY}):
+        assert Settings.load({**ENOUGH, "KEEPER_MODE": "shadow", **enough}).mode is Mode.SHADOW
+
+
 def test_a_key_and_a_keystore_exclude_each_other_and_a_keystore_needs_its_password(tmp_path: Path) -> None:
     keystore = tmp_path / "keystore.json"
     keystore.write_text("{}")
