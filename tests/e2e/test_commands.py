@@ -115,6 +115,20 @@ async def test_observe_mode_explains_and_never_sends(devnet: Devnet, operator: O
     assert not keeper.events("decision.accepted")
 
 
+async def test_shadow_mode_with_nothing_but_an_address_simulates_scores_and_never_sends(
+    devnet: Devnet, operator: Operator
+) -> None:
+    await drop(devnet, 70)
+    async with proxied(devnet.node.http_url) as proxy:
+        shadow = {"MODE": "shadow", "ADDRESS": operator.address}
+        async with KeeperProcess(operator.environment(is_live=False, RPC_URLS=proxy.url, **shadow)) as keeper:
+            await keeper.wait_for(lambda log: bool(log.events("shadow.scored")), 40)
+        assert "eth_simulateV1" in proxy.methods()
+        assert "eth_sendRawTransaction" not in proxy.methods()
+    assert {line["reason"] for line in keeper.events("decision.skipped")} >= {"shadow_mode"}
+    assert not keeper.events("decision.accepted")
+
+
 async def test_a_second_keeper_on_the_same_state_is_refused(operator: Operator) -> None:
     async with KeeperProcess(operator.environment()) as keeper:
         await keeper.ready()
