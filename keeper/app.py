@@ -250,7 +250,7 @@ class Keeper:
             max_gas_share_bps=self.settings.max_gas_share_bps,
             bump_bps=self.settings.bump_bps,
         )
-        network = RpcNetwork(rpc)
+        network = RpcNetwork(rpc, self.chain.data_fee_oracle)
         if self.settings.mode is Mode.SHADOW and account is not None:
             return ShadowSender(
                 network=network, sender=account, markets=markets, fees=fees, deliver=scored, observer=self.observer

@@ -110,6 +110,8 @@ class ChainFile(_Frozen):
     wrapped_native: AddressField
     block_time_ms: Annotated[Whole, Field(ge=10, le=3_600_000)]
     multicall: AddressField = parse_address(MULTICALL3)
+    data_fee_oracle: AddressField | None = None
+    """What tells the fee that a rollup of the OP stack takes for a transaction's data (`getL1Fee`)."""
     explorer: Annotated[str, Field(strict=True, pattern=r"^https?://[^\s]{1,200}$")] | None = None
     prices: PricesConfig = PricesConfig()
     markets: tuple[MarketConfig, ...]

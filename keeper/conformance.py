@@ -124,7 +124,7 @@ async def examine(
     ]
     if probe is not None:
         refused, tried = await _probed(sample, probe)
-        checks.append(_verdict(market, "contracts agree", refused, f"{tried} liquidations are legal on chain as well"))
+        checks.append(_verdict(market, "contracts agree", refused, f"none of {tried} liquidations is refused as illegal"))
     if not positions:
         checks.append(Check(f"{market.name}: sample", Status.WARN, "no position to examine", "open some, or wait"))
     return tuple(checks)

@@ -127,6 +127,8 @@ async def _on_chain(settings: Settings, chain: ChainFile, rpc: Rpc, signer: Addr
     skew_s = int(SystemClock().unix_s()) - head.timestamp_s
     checks = [_clock(skew_s, chain)]
     wanted = {"multicall": chain.multicall, "wrapped native": chain.wrapped_native}
+    if chain.data_fee_oracle is not None:
+        wanted["data fee oracle"] = chain.data_fee_oracle
     wanted |= {f"market {each.name}": each.root for each in chain.markets}
     from keeper.chain.web3_door import read_code  # noqa: PLC0415 - web3 takes a second to import
 

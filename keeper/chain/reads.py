@@ -32,12 +32,14 @@ class ReadLimits:
     """How many views fit into one `eth_call`, learnt from the nodes' refusals; share it between heads.
 
     `silent` are views that fail without a word even alone. They are asked last: one that burns all the gas it is given
-    would otherwise make everything behind it fail in the same way.
+    would otherwise make everything behind it fail in the same way. `is_apart` says that they left too little gas even
+    for an aggregate's end, so that they are asked in another one.
     """
 
     calls: int = _MAX_CALLS
     calm: int = 0
     silent: set[ViewCall] = field(default_factory=set)
+    is_apart: bool = False
 
     def shrink(self, size: int) -> None:
         """Take a refusal of an aggregate of `size` views."""
@@ -50,7 +52,6 @@ class ReadLimits:
         if self.calm >= _CALM_FLUSHES:
             self.calls = min(_MAX_CALLS, self.calls + self.calls // 4 + 1)
             self.calm = 0
-
 
     def note(self, call: ViewCall, result: ViewResult) -> None:
         """Take what a view said when it was asked alone, or among the silent ones."""
@@ -141,16 +142,28 @@ class PinnedReads:
         for _ in range(_TURNS_TO_JOIN):
             await asyncio.sleep(0)
         self._reading = None
-        silent = self._limits.silent
-        order = sorted(range(len(calls)), key=lambda place: calls[place] in silent)
+        order, spoken = self._order(calls)
         asked = [calls[place] for place in order]
+        parts = [asked[:spoken], asked[spoken:]] if self._limits.is_apart else [asked]
+        chunks = [chunk for part in parts if part for chunk in _chunks(part, self._limits.calls)]
         try:
-            found = await asyncio.gather(*(self._aggregate(chunk) for chunk in _chunks(asked, self._limits.calls)))
+            found = await asyncio.gather(*map(self._aggregate, chunks))
             answers = await self._heard(asked, [result for results in found for result in results])
         except BlockUnknown as gone:
             raise Stale(f"block {self._head.number} is gone: {gone}") from None
         by_place = dict(zip(order, answers, strict=True))
         return [by_place[place] for place in range(len(calls))]
+
+    def _order(self, calls: Sequence[ViewCall]) -> tuple[list[int], int]:
+        """Return the places of calls in the order to ask them, silent ones last, and how many are not silent.
+
+        Another silent one comes first at every head: behind one that burns all the gas none could be heard again.
+        """
+        spoken, silent = list[int](), list[int]()
+        for place, call in enumerate(calls):
+            (silent if call in self._limits.silent else spoken).append(place)
+        turn = self._head.number % len(silent) if silent else 0
+        return [*spoken, *silent[turn:], *silent[:turn]], len(spoken)
 
     async def _heard(self, calls: Sequence[ViewCall], found: list[ViewResult]) -> list[ViewResult]:
         """Ask again for what failed without a word: gas may have run out before it, which no answer tells."""
@@ -162,8 +175,9 @@ class PinnedReads:
         if not doubtful:
             return found
         again = await self._once_more([calls[at] for at in doubtful])
-        if not all(map(_is_silent, again)):
-            self._limits.shrink(len(calls))
+        is_gas_short = not all(map(_is_silent, again)) and not any(calls[at] in known for at in doubtful)
+        if is_gas_short:
+            self._limits.shrink(min(len(calls), self._limits.calls))
         for at, result in zip(doubtful, again, strict=True):
             found[at] = result
         return found
@@ -171,22 +185,16 @@ class PinnedReads:
     async def _once_more(self, calls: Sequence[ViewCall]) -> list[ViewResult]:
         """Ask silent views in ever smaller company, in the end alone, as far as that is worth its requests."""
         if len(calls) == 1 and self._proofs > 0:
-            self._proofs -= 1
-            result = await self._alone(calls[0])
-            self._limits.note(calls[0], result)
-            return [result]
+            return [await self._proven(calls[0])]
         found = await self._aggregate(calls)
         left = [at for at, result in enumerate(found) if _is_silent(result)]
         if not left or self._proofs <= 0:
             return found
-        if len(left) == len(calls):
-            middle = len(left) // 2
-            first, second = left[: max(1, middle)], left[max(1, middle) :]
-            parts = [await self._once_more([calls[at] for at in part]) for part in (first, second) if part]
-        else:
-            parts = [await self._once_more([calls[at] for at in left])]
-        for at, result in zip(left, (each for part in parts for each in part), strict=True):
-            found[at] = result
+        middle = (len(left) + 1) // 2 if 2 * len(left) > len(calls) else len(left)  # no part is more than half of all
+        for part in left[:middle], left[middle:]:
+            again = await self._once_more([calls[at] for at in part]) if part else []
+            for at, result in zip(part, again, strict=True):
+                found[at] = result
         return found
 
     async def _aggregate(self, chunk: Sequence[ViewCall]) -> list[ViewResult]:
@@ -210,11 +218,25 @@ class PinnedReads:
         """Read a refused aggregate in halves; a view that fails all alone fails by itself."""
         if not (refused.is_too_heavy or refused.is_revert):
             raise Transient(f"the aggregate was refused: {refused}")
+        spoken = sum(call not in self._limits.silent for call in chunk)
+        if not spoken and self._proofs <= 0:
+            return [ViewResult(ok=False, data=b"")] * len(chunk)  # each has its turn to be asked first at another head
         if len(chunk) == 1:
-            return [await self._alone(chunk[0])]
-        self._limits.shrink(len(chunk))
-        middle = len(chunk) // 2
-        return [*await self._aggregate(chunk[:middle]), *await self._aggregate(chunk[middle:])]
+            return [await self._proven(chunk[0])]
+        middle = spoken if 0 < spoken < len(chunk) else len(chunk) // 2
+        halves = [*await self._aggregate(chunk[:middle]), *await self._aggregate(chunk[middle:])]
+        if spoken < len(chunk):
+            self._limits.is_apart = True
+        elif not any(map(_is_silent, halves)):  # a silent one may be what took the gas, however few there are
+            self._limits.shrink(len(chunk))
+        return halves
+
+    async def _proven(self, call: ViewCall) -> ViewResult:
+        """Ask a view alone and remember whether it is silent."""
+        self._proofs -= 1
+        result = await self._alone(call)
+        self._limits.note(call, result)
+        return result
 
     async def _alone(self, call: ViewCall) -> ViewResult:
         """Make one call without the aggregate, so that what it does to the aggregate hits nobody else."""

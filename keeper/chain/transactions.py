@@ -13,6 +13,7 @@ from keeper.chain.wire import (
     Answer,
     LogObject,
     Request,
+    bytes_of,
     fixed,
     hex_of,
     is_null,
@@ -28,6 +29,8 @@ from keeper.domain.units import Address, BlockHash, Bps, TxHash, Wei
 from keeper.errors import Stale
 
 _BPS: Final = 10_000
+_WORD: Final = 32
+_GET_L1_FEE: Final = bytes.fromhex("49948e0e")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class _ReceiptObject(msgspec.Struct, gc=False, rename="camel"):
     logs: list[LogObject]
     status: str
     effective_gas_price: str = "0x0"
+    l1_fee: str | None = msgspec.field(name="l1Fee", default=None)  # on the OP stack
 
 
 _fees = msgspec.json.Decoder(_Fees)
@@ -161,6 +165,32 @@ async def funds(rpc: Rpc, address: Address, head: BlockHead) -> Funds:
     return Funds(nonce, Wei(held))
 
 
+async def data_fees(rpc: Rpc, oracle: Address, payloads: Sequence[bytes], head: BlockHead) -> tuple[Wei, ...]:
+    """Return what a rollup takes for each unsigned transaction's data beside its gas.
+
+    Source: ethereum-optimism/optimism GasPriceOracle.getL1Fee, which adds the signature's bytes itself.
+    Raises: Transient; Stale when the block is gone.
+    """
+    block = pinned(head.hash)
+    calls = [{"to": hex_of(oracle), "data": hex_of(_data_fee_call(each))} for each in payloads]
+
+    def decode(answers: Sequence[Answer]) -> tuple[Wei, ...]:
+        words = [bytes_of(present(each)) for each in answers]
+        if any(len(each) != _WORD for each in words):
+            raise ValueError("the contract that should tell data fees told something else")
+        return tuple(Wei(int.from_bytes(each)) for each in words)
+
+    try:
+        return await rpc.ask([("eth_call", (call, block)) for call in calls], decode, is_pinned=True)
+    except BlockUnknown as gone:
+        raise Stale(f"block {head.number} is gone: {gone}") from None
+
+
+def _data_fee_call(payload: bytes) -> bytes:
+    length = len(payload)
+    return _GET_L1_FEE + _WORD.to_bytes(_WORD) + length.to_bytes(_WORD) + payload + bytes(-length % _WORD)
+
+
 def receipt_of(answer: Answer, tx_hash: TxHash) -> Receipt | None:
     """Decode a receipt; null, and a receipt that is not of a mined transaction yet, are None.
 
@@ -178,6 +208,7 @@ def receipt_of(answer: Answer, tx_hash: TxHash) -> Receipt | None:
         gas_used=quantity(found.gas_used, 64),
         effective_gas_price_wei=Wei(quantity(found.effective_gas_price, 128)),
         logs=tuple(mined_log(item) for item in found.logs),
+        data_fee_wei=Wei(quantity(found.l1_fee, 128) if found.l1_fee else 0),
     )
     if receipt.tx_hash != tx_hash:
         raise ValueError("another transaction's receipt")

@@ -8,6 +8,7 @@ from typing import Final
 from keeper.devnet.chain import MAX_UINT, Tx
 from keeper.devnet.market import APPROVE, MINT
 from keeper.devnet.morpho import BORROW, SUPPLY_COLLATERAL, DevPair, MorphoMarket, MorphoRecord
+from keeper.devnet.owners import open_in_parts
 from keeper.devnet.packages import Progress, silent
 from keeper.devnet.positions import owner_address
 from keeper.devnet.spec import BPS
@@ -22,8 +23,6 @@ _ORDINARY_USD: Final = (200.0, 300_000.0)
 _WHALE_USD: Final = (1_000_000.0, 5_000_000.0)
 # Health factors crowd towards the lower end, as they do where leverage is the purpose.
 _SKEW: Final = 2.5
-_OWNERS_PER_BLOCK: Final = 20
-_OWNER_WEI: Final = 10**19
 _GAS: Final = 1_000_000
 _ORACLE_SCALE: Final = 10**36
 
@@ -100,18 +99,11 @@ async def open_positions(
 
     Raises: Reverted when Morpho refuses one.
     """
-    chain = market.chain
-    await chain.auto_impersonate(wanted=True)
-    try:
-        async with chain.bulk():
-            for start in range(0, len(specs), _OWNERS_PER_BLOCK):
-                part = specs[start : start + _OWNERS_PER_BLOCK]
-                await chain.batch([("anvil_setBalance", (spec.owner, hex(_OWNER_WEI))) for spec in part])
-                await chain.send_all(tx for spec in part for tx in _transactions(market, spec))
-                progress(f"opened {start + len(part)} of {len(specs)} positions")
-    finally:
-        await chain.auto_impersonate(wanted=False)
-    return tuple(spec.owner for spec in specs)
+
+    async def open_part(part: Sequence[MorphoPositionSpec]) -> None:
+        await market.chain.send_all(tx for spec in part for tx in _transactions(market, spec))
+
+    return await open_in_parts(market.chain, specs, open_part, progress)
 
 
 def _transactions(market: MorphoMarket, spec: MorphoPositionSpec) -> Iterator[Tx]:

@@ -7,14 +7,13 @@ from typing import Final
 
 from keeper.devnet.chain import ADMIN, MAX_UINT, Tx
 from keeper.devnet.market import APPROVE, MINT
+from keeper.devnet.owners import open_in_parts
 from keeper.devnet.packages import Progress, silent
 from keeper.devnet.perp_market import DEPOSIT_FOR, GAS, PerpMarket, PerpRecord
 from keeper.devnet.positions import owner_address
 from keeper.devnet.spec import DEFAULT_SPEC
 
-_OWNERS_PER_BLOCK: Final = 20
 _BLOCK_S: Final = 15
-_OWNER_WEI: Final = 10**19
 # Kinds and sizes are dealt out and not drawn, so that even a small population has all of them.
 _DUST_EVERY: Final = 10
 _WHALE_EVERY: Final = 33
@@ -81,22 +80,15 @@ async def open_perp_positions(
 
     Raises: Reverted when the market refuses one.
     """
-    chain = market.chain
-    symbols = {symbol for spec in specs for symbol in spec.deposits}
-    await chain.auto_impersonate(wanted=True)
-    try:
-        async with chain.bulk():
-            await chain.send_all(tx for symbol in sorted(symbols) for tx in _funding(market, symbol, specs))
-            for start in range(0, len(specs), _OWNERS_PER_BLOCK):
-                part = specs[start : start + _OWNERS_PER_BLOCK]
-                await chain.batch([("anvil_setBalance", (spec.owner, hex(_OWNER_WEI))) for spec in part])
-                await chain.increase_time(_BLOCK_S)
-                await chain.send_all(tx for spec in part for tx in _deposits(market, spec))
-                await chain.send_all(tx for spec in part for tx in _openings(market, spec))
-                progress(f"opened {start + len(part)} of {len(specs)} perpetual positions")
-    finally:
-        await chain.auto_impersonate(wanted=False)
-    return tuple(spec.owner for spec in specs)
+
+    async def open_part(part: Sequence[PerpPositionSpec]) -> None:
+        chain, symbols = market.chain, {symbol for spec in part for symbol in spec.deposits}
+        await chain.send_all(tx for symbol in sorted(symbols) for tx in _funding(market, symbol, part))
+        await chain.increase_time(_BLOCK_S)
+        await chain.send_all(tx for spec in part for tx in _deposits(market, spec))
+        await chain.send_all(tx for spec in part for tx in _openings(market, spec))
+
+    return await open_in_parts(market.chain, specs, open_part, progress)
 
 
 def _funding(market: PerpMarket, symbol: str, specs: Sequence[PerpPositionSpec]) -> Iterator[Tx]:

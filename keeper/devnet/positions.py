@@ -20,11 +20,9 @@ from keeper.devnet.market import (
     WITHDRAW,
     AaveMarket,
 )
+from keeper.devnet.owners import open_in_parts
 from keeper.devnet.packages import Progress, silent
 
-# The pool of pending transactions slows down faster than it grows: about this many owners a block is quickest.
-_OWNERS_PER_BLOCK: Final = 20
-_OWNER_WEI: Final = 10**19
 _GAS: Final = 2_000_000
 
 
@@ -55,18 +53,11 @@ async def open_positions(
 
     Raises: Reverted when the market refuses one.
     """
-    chain = market.chain
-    await chain.auto_impersonate(wanted=True)
-    try:
-        async with chain.bulk():
-            for start in range(0, len(specs), _OWNERS_PER_BLOCK):
-                part = specs[start : start + _OWNERS_PER_BLOCK]
-                await chain.batch([("anvil_setBalance", (spec.owner, hex(_OWNER_WEI))) for spec in part])
-                await chain.send_all(tx for spec in part for tx in _transactions(market, spec))
-                progress(f"opened {start + len(part)} of {len(specs)} positions")
-    finally:
-        await chain.auto_impersonate(wanted=False)
-    return tuple(spec.owner for spec in specs)
+
+    async def open_part(part: Sequence[PositionSpec]) -> None:
+        await market.chain.send_all(tx for spec in part for tx in _transactions(market, spec))
+
+    return await open_in_parts(market.chain, specs, open_part, progress)
 
 
 def _transactions(market: AaveMarket, spec: PositionSpec) -> Iterator[Tx]:

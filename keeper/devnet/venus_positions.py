@@ -8,14 +8,13 @@ from typing import Final
 from eth_utils.crypto import keccak
 
 from keeper.devnet.chain import MAX_UINT, Tx
+from keeper.devnet.owners import open_in_parts
 from keeper.devnet.packages import Progress, silent
 from keeper.devnet.positions import owner_address
 from keeper.devnet.spec import ReserveSpec
 from keeper.devnet.venus_market import APPROVE, MINT, NATIVE, VenusMarket
 from keeper.errors import Fatal
 
-_OWNERS_PER_BLOCK: Final = 20
-_OWNER_WEI: Final = 10**19
 _GAS: Final = 4_000_000
 _FAILURE: Final = "0x" + keccak(text="Failure(uint256,uint256,uint256)").hex()
 _ORDINARY_USD: Final = (200.0, 60_000.0)
@@ -95,21 +94,14 @@ async def open_venus_positions(
 
     Raises: Fatal when the market refuses one.
     """
-    chain = market.chain
-    await chain.auto_impersonate(wanted=True)
-    try:
-        async with chain.bulk():
-            for start in range(0, len(specs), _OWNERS_PER_BLOCK):
-                part = specs[start : start + _OWNERS_PER_BLOCK]
-                await chain.batch([("anvil_setBalance", (spec.owner, hex(_OWNER_WEI))) for spec in part])
-                receipts = await chain.send_all(tx for spec in part for tx in _transactions(market, spec))
-                failed = {each["from"] for each in receipts for log in each["logs"] if log["topics"][0] == _FAILURE}
-                if failed:
-                    raise Fatal(f"Venus refused what {sorted(failed)} wanted")
-                progress(f"opened {start + len(part)} of {len(specs)} positions")
-    finally:
-        await chain.auto_impersonate(wanted=False)
-    return tuple(spec.owner for spec in specs)
+
+    async def open_part(part: Sequence[VenusPositionSpec]) -> None:
+        receipts = await market.chain.send_all(tx for spec in part for tx in _transactions(market, spec))
+        failed = {each["from"] for each in receipts for log in each["logs"] if log["topics"][0] == _FAILURE}
+        if failed:
+            raise Fatal(f"Venus refused what {sorted(failed)} wanted")
+
+    return await open_in_parts(market.chain, specs, open_part, progress)
 
 
 def _transactions(market: VenusMarket, spec: VenusPositionSpec) -> Iterator[Tx]:

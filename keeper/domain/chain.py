@@ -87,7 +87,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a mined transaction."""
+    """What became of a mined transaction. `data_fee_wei` is what a rollup took beside the gas."""
 
     tx_hash: TxHash
     block_number: int
@@ -96,3 +96,9 @@ class Receipt:
     gas_used: int
     effective_gas_price_wei: Wei
     logs: Sequence[Log]
+    data_fee_wei: Wei = Wei(0)
+
+    @property
+    def cost_wei(self) -> Wei:
+        """Return all that it took from its sender but the value that it carried."""
+        return Wei(self.gas_used * self.effective_gas_price_wei + self.data_fee_wei)

@@ -10,7 +10,7 @@ from keeper.chain.rpc import Rpc
 from keeper.chain.simulation import Simulated
 from keeper.chain.transactions import Funds, Standing
 from keeper.domain.chain import BlockHead, Call
-from keeper.domain.units import Address, BlockHash, TxHash
+from keeper.domain.units import Address, BlockHash, TxHash, Wei
 from keeper.errors import Transient
 from keeper.execution.ports import FeeHistory
 
@@ -20,9 +20,10 @@ T = TypeVar("T")
 class RpcNetwork:
     """Implements `Network`. What a node refuses to tell counts as not told: it can only delay us."""
 
-    def __init__(self, rpc: Rpc) -> None:
-        """Speak through a started pool."""
+    def __init__(self, rpc: Rpc, data_fee_oracle: Address | None = None) -> None:
+        """Speak through a started pool; `data_fee_oracle` tells what a rollup takes for a transaction's data."""
         self._rpc = rpc
+        self._data_fee_oracle = data_fee_oracle
 
     async def simulate(
         self, calls: Sequence[Call], *, sender: Address, head: BlockHead, at_s: int
@@ -40,6 +41,12 @@ class RpcNetwork:
             transactions.fee_history(self._rpc, blocks=blocks, percentiles=[percentile], newest=head.number)
         )
         return FeeHistory(found.base_fees_wei[-1], [tips[0] for tips in found.rewards_wei if tips])
+
+    async def data_fees(self, payloads: Sequence[bytes], head: BlockHead) -> Sequence[Wei]:
+        """Return what the chain takes for each unsigned transaction's data beside its gas."""
+        if self._data_fee_oracle is None or not payloads:
+            return [Wei(0)] * len(payloads)
+        return await _told(transactions.data_fees(self._rpc, self._data_fee_oracle, payloads, head))
 
     async def funds(self, address: Address, head: BlockHead) -> Funds:
         """Return an account's nonce and balance at a head."""

@@ -36,6 +36,10 @@ class Network(Protocol):
         """Return what the blocks up to a head cost."""
         ...
 
+    async def data_fees(self, payloads: Sequence[bytes], head: BlockHead) -> Sequence[Wei]:
+        """Return what the chain takes for each unsigned transaction's data beside its gas: nothing on most."""
+        ...
+
     async def funds(self, address: Address, head: BlockHead) -> Funds:
         """Return an account's nonce and balance at a head."""
         ...

@@ -1,8 +1,10 @@
 """From a batch to bids: simulated, priced, and each worth its gas. Nothing here can spend."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 from keeper.chain.transactions import Funds
 from keeper.domain.chain import BlockHead, Call
@@ -10,10 +12,14 @@ from keeper.domain.fixed import div_up
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Batch, Plan, Realised
 from keeper.domain.units import Address, Base, Wei
+from keeper.execution.envelope import Transaction, unsigned_bytes
 from keeper.execution.fees import FeeMarket, FeePolicy, FeeQuote, gas_budget_wei, gas_limit, quote, read_market
 from keeper.execution.ports import Network, Observer
 from keeper.execution.simulate import Allowance, Grant, Pending, Simulator, Trial, Tried, needs
 from keeper.execution.verdicts import Skipped, skip
+
+_LONG_NUMBER: Final = 2**23 - 1
+_NO_FEES: Final[Mapping[str, Wei]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +32,12 @@ class Bid:
     quote: FeeQuote
     plan: Plan | None
     profit_base: Base
+    data_fee_wei: Wei = Wei(0)
 
     @property
     def worst_gas_wei(self) -> int:
-        """Return what its gas costs at most."""
-        return self.gas_limit * self.quote.max_fee_wei
+        """Return what its gas costs at most, with twice the data fee, which may rise until it lands."""
+        return self.gas_limit * self.quote.max_fee_wei + 2 * self.data_fee_wei
 
     @property
     def worst_cost_wei(self) -> int:
@@ -55,6 +62,7 @@ class _Priced:
     fee_limit_wei: Wei
     quote: FeeQuote
     profit_base: Base
+    data_fee_wei: Wei
 
 
 class Preparation:
@@ -75,12 +83,13 @@ class Preparation:
 
         Raises: Transient, Stale.
         """
-        trial, market, funds = await asyncio.gather(
+        trial, market, funds, data_fees = await asyncio.gather(
             self._simulator.run(batch.head, batch.approvals, plans, pending),
             self.market(batch.head),
             self._network.funds(self._sender, batch.head),
+            self._network.data_fees([self._payload(plan.call) for plan in plans], batch.head),
         )
-        bids, skipped = price(trial, market, self._fees)
+        bids, skipped = price(trial, market, self._fees, dict(zip((plan.id for plan in plans), data_fees, strict=True)))
         for plan in skipped:
             name = "sim.unprofitable" if plan.reason in {Reason.UNPROFITABLE, Reason.FEE_CAP} else "sim.reverted"
             self._observer.event(name, plan_id=plan.plan_id, reason=plan.reason.value, detail=plan.detail)
@@ -91,6 +100,22 @@ class Preparation:
                 )
         return Prepared(tuple(bids), tuple(skipped), funds)
 
+    def _payload(self, call: Call) -> bytes:
+        """Return an unsigned transaction as long as the one that will be sent."""
+        fees = self._fees
+        return unsigned_bytes(
+            Transaction(
+                chain_id=_LONG_NUMBER,
+                nonce=_LONG_NUMBER,
+                tip_wei=fees.max_tip_wei,
+                max_fee_wei=fees.max_fee_wei,
+                gas_limit=_LONG_NUMBER,
+                to=call.to,
+                value_wei=call.value_wei,
+                data=call.data,
+            )
+        )
+
     async def market(self, head: BlockHead) -> FeeMarket:
         """Read what the next block asks."""
         history = await self._network.fee_history(
@@ -99,8 +124,13 @@ class Preparation:
         return read_market(history.next_base_fee_wei, history.tips_wei, self._fees)
 
 
-def price(trial: Trial, market: FeeMarket, policy: FeePolicy) -> tuple[list[Bid], list[Skipped]]:
-    """Price every plan that worked, each allowance with the first plan that needs it."""
+def price(
+    trial: Trial, market: FeeMarket, policy: FeePolicy, data_fees: Mapping[str, Wei] = _NO_FEES
+) -> tuple[list[Bid], list[Skipped]]:
+    """Price every plan that worked, each allowance with the first plan that needs it.
+
+    `data_fees` are what the chain takes for plans' data beside their gas, by plan.
+    """
     skipped = [
         *trial.skipped,
         *(skip(plan, Reason.SIMULATION_FAILED, "waits for its allowance") for plan in trial.waiting),
@@ -114,7 +144,7 @@ def price(trial: Trial, market: FeeMarket, policy: FeePolicy) -> tuple[list[Bid]
     for tried in (*trial.tried, *waiting):
         allowance = needs(tried.plan)
         extra = 0 if allowance in payers else gas_of.get(allowance, 0)
-        each = _price(tried, extra, market, policy)
+        each = _price(tried, extra, market, policy, data_fees.get(tried.plan.id, Wei(0)))
         if isinstance(each, Skipped):
             if tried not in waiting:
                 skipped.append(each)
@@ -131,6 +161,7 @@ def price(trial: Trial, market: FeeMarket, policy: FeePolicy) -> tuple[list[Bid]
             each.quote,
             each.tried.plan,
             each.profit_base,
+            each.data_fee_wei,
         )
         for each in priced
     ]
@@ -149,19 +180,19 @@ def realised_profit_base(plan: Plan, realised: Realised | None) -> Base:
     return Base(seized - div_up(what.repay_base * realised.repaid_amount, what.repay_amount))
 
 
-def _price(tried: Tried, extra_gas: int, market: FeeMarket, policy: FeePolicy) -> _Priced | Skipped:
+def _price(tried: Tried, extra_gas: int, market: FeeMarket, policy: FeePolicy, data_fee_wei: Wei) -> _Priced | Skipped:
     plan = tried.plan
     if plan.native_price_base <= 0:
         return skip(plan, Reason.NATIVE_PRICE_UNKNOWN)
     profit = realised_profit_base(plan, tried.realised)
     budget = gas_budget_wei(profit, plan.min_profit_base, plan.native_price_base, policy)
     gas = tried.gas_used + extra_gas
-    limit = Wei(budget // gas)
+    limit = Wei(max(0, budget - data_fee_wei) // gas)
     bid = quote(market, limit, policy)
     if isinstance(bid, Reason):
         asked = market.base_fee_wei + market.tip_wei
         return skip(plan, bid, f"profit {profit} allows {limit} wei for each of {gas} gas, the block asks {asked}")
-    return _Priced(tried, limit, bid, profit)
+    return _Priced(tried, limit, bid, profit, data_fee_wei)
 
 
 def _grant_bid(grant: Grant, payers: Sequence[_Priced], policy: FeePolicy) -> Bid:

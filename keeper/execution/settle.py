@@ -9,7 +9,7 @@ from keeper.domain.chain import BlockHead, Receipt
 from keeper.domain.outcome import Reason, Result
 from keeper.domain.plan import Outcome
 from keeper.domain.ports import Taken
-from keeper.domain.units import BlockHash, TxHash, Wei
+from keeper.domain.units import BlockHash, TxHash
 from keeper.execution.lane import Slot
 from keeper.execution.simulate import total
 from keeper.store.records import Attempt, AttemptKind, AttemptState, Entry, Inclusion, Intent, IntentState
@@ -48,8 +48,7 @@ def look(slot: Slot, standing: Standing, blocks: Mapping[int, BlockHash]) -> Loo
 
 def mined(intent: Intent, receipt: Receipt) -> Intent:
     """Note where an intent's nonce was used by us."""
-    cost = Wei(receipt.gas_used * receipt.effective_gas_price_wei)
-    inclusion = Inclusion(receipt.tx_hash, receipt.block_number, receipt.block_hash, cost)
+    inclusion = Inclusion(receipt.tx_hash, receipt.block_number, receipt.block_hash, receipt.cost_wei)
     return replace(intent, state=IntentState.MINED, inclusion=inclusion)
 
 

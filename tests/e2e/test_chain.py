@@ -18,7 +18,7 @@ from keeper.chain.endpoint import nodes_of
 from keeper.chain.heads import Heads
 from keeper.chain.logs import BlockLogs
 from keeper.chain.phrases import SendVerdict
-from keeper.chain.reads import PinnedReads
+from keeper.chain.reads import PinnedReads, ReadLimits
 from keeper.chain.rpc import Rpc
 from keeper.chain.simulation import call_alone, simulate
 from keeper.chain.transactions import fee_history, funds, nonces, receipts
@@ -36,6 +36,7 @@ CHAIN_ID = 31_337
 COUNTER = Address(b"\xc0" * 20)
 REVERTER = Address(b"\xde" * 20)
 GLUTTON = Address(b"\x6a" * 20)
+INVALID = Address(b"\xfe" * 20)
 EVENT = b"\xaa" * 32
 WANTED = LogFilter(frozenset({COUNTER}), frozenset({EVENT}))
 # With calldata: store the block number and log it under EVENT. Without: return what is stored.
@@ -43,7 +44,8 @@ COUNTER_CODE = "0x" + (
     "36600d57" + "5f545f5260205ff3" + "00" + "5b" + "435f55" + "435f52" + "7f" + EVENT.hex() + "60205fa1" + "00"
 )
 REVERTER_CODE = "0x60aa5f5260205ffd"
-GLUTTON_CODE = "0x5b5f56"
+GLUTTON_CODE = "0x5b5f56"  # JUMPDEST PUSH0 JUMP: for ever
+INVALID_CODE = "0xfe"  # which takes all gas at once
 KEY = "0x" + "11" * 32
 SENDER = Account.from_key(KEY)
 
@@ -75,7 +77,12 @@ async def node() -> AsyncIterator[Anvil]:
     async with Anvil(find_anvil(packages), AnvilOptions()) as running:
         async with DevChain(running.http_url) as chain:
             await deploy_multicall3(chain, packages)
-            for address, code in (COUNTER, COUNTER_CODE), (REVERTER, REVERTER_CODE), (GLUTTON, GLUTTON_CODE):
+            for address, code in (
+                (COUNTER, COUNTER_CODE),
+                (REVERTER, REVERTER_CODE),
+                (GLUTTON, GLUTTON_CODE),
+                (INVALID, INVALID_CODE),
+            ):
                 await chain.rpc("anvil_setCode", "0x" + address.hex(), code)
             await chain.rpc("anvil_setBalance", SENDER.address, hex(10**20))
             await chain.rpc("anvil_mine", "0x5")
@@ -243,11 +250,27 @@ def address_of(text: str) -> Address:
     return Address(bytes.fromhex(text[2:]))
 
 
-async def test_a_view_that_eats_all_gas_spoils_no_other(rpc: Rpc) -> None:
-    head = await count_up(rpc)
-    calls = [ViewCall(COUNTER, b"")] * 3 + [ViewCall(GLUTTON, b"")] + [ViewCall(COUNTER, b"")] * 3
-    found = await PinnedReads(rpc, head).many(calls)
-    assert [each.ok for each in found] == [True] * 3 + [False] + [True] * 3
+async def test_views_that_burn_all_gas_spoil_no_other_and_cost_nothing_once_they_are_known(
+    rpc: Rpc, counting: Counting
+) -> None:
+    limits, counter, glutton = ReadLimits(), ViewCall(COUNTER, b""), ViewCall(GLUTTON, b"")
+    calls = [counter] * 3 + [glutton] + [counter] * 900
+    for most in (30, 1):
+        head = await count_up(rpc)
+        counting.calls.clear()
+        found = await PinnedReads(rpc, head, limits=limits).many(calls)
+        assert [each.ok for each in found] == [True] * 3 + [False] + [True] * 900
+        assert {int.from_bytes(each.data) for each in found if each.ok} == {head.number}
+        assert counting.calls["eth_call"] <= most
+        assert limits.silent == {glutton}
+    invalid = ViewCall(INVALID, b"")
+    for most in (40, 8):
+        head = await count_up(rpc)
+        counting.calls.clear()
+        found = await PinnedReads(rpc, head, limits=limits).many([invalid, *calls])
+        assert [each.ok for each in found] == [False] + [True] * 3 + [False] + [True] * 900
+        assert counting.calls["eth_call"] <= most
+        assert limits.silent == {glutton, invalid}
 
 
 async def test_thousands_of_views_are_read_in_few_requests(rpc: Rpc, counting: Counting) -> None:
@@ -256,6 +279,16 @@ async def test_thousands_of_views_are_read_in_few_requests(rpc: Rpc, counting: C
     found = await PinnedReads(rpc, head).many([ViewCall(COUNTER, b"")] * 5_000)
     assert {int.from_bytes(each.data) for each in found} == {head.number}
     assert counting.calls["eth_call"] <= 8
+
+
+async def test_a_simulated_call_sees_the_number_of_the_block_in_which_it_would_land(rpc: Rpc) -> None:
+    head = await count_up(rpc)
+    told = await simulate(
+        rpc, [Call(COUNTER, b"\x01")], sender=address_of(SENDER.address), head=head, at_s=head.timestamp_s + 12
+    )
+    assert told is not None
+    assert told[0].logs is not None
+    assert int.from_bytes(told[0].logs[0].data) == head.number + 1
 
 
 async def test_simulated_calls_build_on_each_other_at_the_time_asked_for(rpc: Rpc) -> None:

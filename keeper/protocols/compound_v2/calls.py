@@ -6,7 +6,7 @@ from typing import Final
 
 from keeper.domain import abi
 from keeper.domain.abi import WORD, address_word, number_word, selector, topic, view
-from keeper.domain.chain import Call, Log, ViewCall, ViewResult
+from keeper.domain.chain import BlockHead, Call, Log, ViewCall, ViewResult
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Payment, Realised
 from keeper.domain.ports import Taken
@@ -15,6 +15,7 @@ from keeper.domain.reverts import decode
 from keeper.domain.units import NATIVE, ZERO_ADDRESS, Address, PositionId, TokenAmount, Wei
 from keeper.errors import Invalid
 from keeper.protocols.compound_v2 import contracts as compound
+from keeper.protocols.compound_v2.contracts import Vai, VaiDebt
 
 GAS_ESTIMATE: Final = 1_000_000
 SELECTORS: Final = frozenset({compound.LIQUIDATE, compound.LIQUIDATE_NATIVE, compound.LIQUIDATE_VENUS, compound.REDEEM})
@@ -215,6 +216,11 @@ class Layout:
         asked = [view(token, compound.ACCOUNT, address_word(account)), view(token, compound.BORROW_INDEX)]
         return [*asked, self.forced_for(account, token)] if self.is_venus else asked
 
+    def beside(self, account: Address, entered: Sequence[Address]) -> dict[int, ViewCall]:
+        """Return what is asked of an account in the cTokens that it has not entered."""
+        others = ((each.id, token) for token, each in self.listings.items() if token not in entered)
+        return {token_id: view(token, compound.ACCOUNT, address_word(account)) for token_id, token in others}
+
     def of_health(self, account: Address, entered: Sequence[Address]) -> list[ViewCall]:
         """Return what the contracts are asked of an account's health."""
         vai = self.vai_owed(account)
@@ -256,6 +262,34 @@ class Layout:
     def restricted(self, account: Address) -> ViewCall:
         """Return the question whether only chosen liquidators may take an account."""
         return view(self.liquidator or ZERO_ADDRESS, compound.IS_RESTRICTED, address_word(account))
+
+
+def vai(
+    layout: Layout, head: BlockHead, told: Mapping[ViewCall, ViewResult], indexes: tuple[int, int], *, is_stopped: bool
+) -> Vai | None:
+    """Return Venus' own dollar as the controller tells it, and the Liquidator's condition."""
+    controller, token, through = layout.controller, layout.vai, layout.liquidator
+    if controller is None or token is None:
+        return None
+    rate = compound.said(told[view(controller, compound.VAI_RATE)])  # without one, VAI is stuck, and only VAI
+    (stored, index), is_paused, least = indexes, compound.flag(told[layout.vai_pause]), None
+    if through is not None and not is_paused and compound.flag(told[view(through, compound.FORCES_VAI)]):
+        least = compound.amount(told[view(through, compound.MIN_VAI)], "the least VAI to be liquidated")
+    is_paused = is_paused or is_stopped or rate is None
+    return Vai(token, controller, index, rate or 0, head.number, is_paused, least, index - stored)
+
+
+def vai_debt(layout: Layout, account: Address, told: Mapping[ViewCall, ViewResult]) -> VaiDebt | None:
+    """Return what an account owes in VAI."""
+    if layout.controller is None:
+        return None
+    word, what = address_word(account), f"VAI owed by 0x{account.hex()}"
+    minted = compound.amount(told[view(layout.root, compound.MINTED_VAI, word)], what)
+    interest, index = (
+        compound.amount(told[view(layout.controller, each, word)], what)
+        for each in (compound.VAI_INTEREST, compound.VAI_USER_INDEX)
+    )
+    return VaiDebt(minted, abi.within(interest, 0, minted + 1, what), index) if minted else None
 
 
 def liquidation(opportunity: Opportunity) -> Call:

@@ -15,6 +15,7 @@ from keeper.domain.chain import BlockHead, Moment, ViewResult
 from keeper.domain.plan import Payment
 from keeper.domain.position import Token
 from keeper.domain.units import NATIVE, WAD, Address, Base, PositionId, TokenAmount
+from keeper.errors import Invalid
 
 Kind = Literal["compound", "moonwell", "venus"]
 
@@ -91,6 +92,12 @@ UINT192: Final = 2**192
 VENUS_MARKET_WORDS: Final = 7
 
 
+def said(result: ViewResult) -> int | None:
+    """Return what a contract says, or None where it says nothing: cETH takes a call that it does not know as a deposit."""
+    found = int.from_bytes(result.data[:WORD], "big") if result.ok and len(result.data) >= WORD else UINT192
+    return found if found < UINT192 else None
+
+
 def flag(result: ViewResult) -> bool:
     """Return whether a contract says yes; one that has no such function says no."""
     return result.ok and len(result.data) >= WORD and any(result.data[:WORD])
@@ -108,8 +115,7 @@ def amount(result: ViewResult, what: str) -> int:
 
 def price(result: ViewResult) -> int | None:
     """Return a price, or None where the oracle reverts or says nothing that could be one."""
-    said = int.from_bytes(result.data[:WORD], "big") if result.ok and len(result.data) >= WORD else 0
-    return said if 0 < said < UINT192 else None
+    return said(result) or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +218,8 @@ class Vai:
     is_paused: bool
     first_from: int | None
     """From so much debt on it has to be liquidated before any other, where the Liquidator insists on that."""
+    lag: int = 0
+    """How far the index that the contract stores is behind: that one counts until a liquidation of VAI accrues it."""
 
     def index_at(self, at: Moment) -> int:
         """Return the index of debts at a moment (VAIController.accrueVAIInterest)."""
@@ -251,8 +259,8 @@ class CompoundSnapshot:
         """Value an amount of a listed token, of VAI or of receipts, rounding down, or return None without a price."""
         if self.vai is not None and token == self.vai.token.address:
             return Base(amount // 10**10)
-        for each in self.tokens.values():
-            if token in {each.underlying.address, each.pays.address}:
+        for each in self.tokens.values():  # of which several may take the same token
+            if token in {each.underlying.address, each.pays.address} and each.price is not None:
                 return each.value_base(amount)
             if token == each.receipt.address:
                 return each.value_base(amount * each.exchange_rate // WAD)
@@ -261,12 +269,16 @@ class CompoundSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What an account has in a cToken that it has entered: receipts, and its debt when the index was `index`."""
+    """What an account has in a cToken: receipts, and its debt when the index was `index`.
+
+    What it has not entered counts for nothing, and all but Venus let it be seized.
+    """
 
     token: int
     receipts: int
     debt: int
     index: int
+    is_entered: bool = True
 
     def owed(self, index: int) -> int:
         """Return the debt at an index: what the contract says or up to `uncertainty` units less.
@@ -323,9 +335,9 @@ def ctoken(listing: Listing, answers: Sequence[ViewResult], kind: Kind, *, is_st
     """Decode a cToken; one whose state cannot be read, or that cannot accrue interest, is without price or paused."""
     what = f"cToken {listing.receipt.symbol}"
     sums, (rate, share, told, _, forced, *paused) = answers[:8], answers[8:]
-    is_readable = all(each.ok for each in sums)
-    values = [amount(each, what) if is_readable else 0 for each in sums]
-    is_stuck = not (is_readable and rate.ok)
+    is_readable = all(said(each) is not None for each in sums)
+    values = [said(each) or 0 if is_readable else 0 for each in sums]
+    is_stuck = not is_readable or said(rate) is None
     liquidation, repayment, seizing, redeeming = [flag(each) for each in paused] or [False] * 4
     return CToken(
         id=listing.id,
@@ -342,8 +354,8 @@ def ctoken(listing: Listing, answers: Sequence[ViewResult], kind: Kind, *, is_st
         exchange_rate=values[6],
         reserve_factor_wad=values[7],
         is_per_second=PROFILES[kind].is_per_second,
-        borrow_rate=0 if is_stuck else amount(rate, what),
-        seize_share_wad=wad(share, what) if share.ok else 0,
+        borrow_rate=0 if is_stuck else said(rate) or 0,
+        seize_share_wad=0 if said(share) is None else wad(share, what),
         is_forced=flag(forced),
         is_liquidation_paused=is_stuck or is_stopped or liquidation or repayment,
         is_seizing_paused=is_stuck or is_stopped or seizing,
@@ -357,11 +369,24 @@ def bare(listing: Listing, told: int | None, rate: int, index: int) -> CToken:
     return CToken(listing.id, *tokens, told, 0, 0, 0, 0, index, 0, False, 0, 0, rate, 0)  # noqa: FBT003 - is_per_second
 
 
+def margin(result: ViewResult) -> int | None:
+    """Return liquidity less shortfall, or None where the comptroller cannot tell."""
+    error, liquidity, shortfall = abi.words(result, 3, "an account's liquidity") if result.ok else (1, 0, 0)
+    return None if error else liquidity - shortfall
+
+
+def beside(token: int, snapshot: ViewResult) -> list[Entry]:
+    """Return what an account has in a cToken that it has not entered, as far as that can be read."""
+    words = abi.split(snapshot.data) if snapshot.ok else []
+    is_readable = len(words) > 1 and words[0] == 0 and 0 < words[1] < UINT192
+    return [Entry(token, words[1], 0, WAD, is_entered=False)] if is_readable else []
+
+
 def entry(token: int, snapshot: ViewResult, index: ViewResult, what: str) -> Entry:
     """Decode `getAccountSnapshot`, whose first word is an error code."""
     error, receipts, debt, _ = abi.words(snapshot, 4, what)
     if error:
-        raise abi.Unreadable(f"{what} cannot be read: code {error}")
+        raise Invalid(f"{what} cannot be read: code {error}")
     receipts, debt = (abi.within(each, 0, UINT192, what) for each in (receipts, debt))
     return Entry(token, receipts, debt, abi.within(abi.number(index, what), 1, UINT192, what))
 

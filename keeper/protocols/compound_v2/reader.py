@@ -1,14 +1,16 @@
 """From the chain to the domain: discover a comptroller's cTokens, read them at a block, read accounts. No decisions."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from eth_utils.address import to_checksum_address
 
 from keeper.domain import abi
 from keeper.domain.abi import address_word, number_word, view
-from keeper.domain.chain import BlockHead, Log, LogFilter, ViewCall, ViewResult
+from keeper.domain.chain import Log, LogFilter, ViewCall, ViewResult
 from keeper.domain.ports import PriceAge, Reads, Taken, Touched
 from keeper.domain.position import Health, Token
 from keeper.domain.units import NATIVE, WAD, ZERO_ADDRESS, Address, PositionId
@@ -25,14 +27,12 @@ from keeper.protocols.compound_v2.contracts import (
     Kind,
     Listing,
     Terms,
-    Vai,
-    VaiDebt,
 )
 from keeper.protocols.compound_v2.rules import case, leg, pool_terms
 
 _FEW_CALLS: Final = 1_500  # up to that many, accounts are read in one round; above, what they have entered comes first
 _NATIVE_DECIMALS: Final = 18
-_AT_ONCE: Final = 40  # accounts whose health is asked in one sequence
+_AT_ONCE: Final = 16  # accounts whose health is asked in one sequence
 _Told = Mapping[ViewCall, ViewResult]
 
 
@@ -114,7 +114,7 @@ class CompoundReader:
             await self._read(reads, layout)
         except (abi.Unreadable, Invalid) as error:
             if self._found is not None:
-                raise
+                raise Invalid(str(error)) from error
             raise Unsafe(
                 f"market {self._market}: {to_checksum_address(self._root)} is not the comptroller of a Compound v2 "
                 f"market or a fork that is known ({error}); correct its root in the chain file"
@@ -124,16 +124,16 @@ class CompoundReader:
     async def snapshot(self, reads: Reads) -> CompoundSnapshot:
         """Read prices, indexes and parameters; where the layout has changed without a log, discover it first."""
         for _ in range(2):
-            layout = self._layout
-            if (found := await self._read(reads, layout)) is not None:
-                return found
+            with _blame():
+                if (found := await self._read(reads, self._layout)) is not None:
+                    return found
             await self.discover(reads)
         raise Stale(f"market {self._market} answers differently at the same block")
 
     async def _read(self, reads: Reads, layout: Layout) -> CompoundSnapshot | None:
         """Read the market by a layout, unless that is no longer true."""
-        told, index, prices = await asyncio.gather(
-            _ask(reads, layout.snapshot), _vai_index(reads, layout), self._prices.read(reads)
+        told, indexes, prices = await asyncio.gather(
+            _ask(reads, layout.snapshot), _vai_indexes(reads, layout), self._prices.read(reads)
         )
         if any(told[call] != answer for call, answer in layout.answers.items()):
             return None
@@ -155,7 +155,7 @@ class CompoundReader:
         for pool in layout.pools:
             _add_pool(layout, pool, told, terms)
         wrapped = {NATIVE, self._prices.wrapped_native}
-        native = next((each for each in tokens.values() if each.underlying.address in wrapped), None)
+        native = [each.value_base(WAD) for each in tokens.values() if each.underlying.address in wrapped and each.price]
         share = None if through is None else told[view(through, compound.TREASURY_SHARE)]
         return CompoundSnapshot(
             market=self._market,
@@ -167,8 +167,8 @@ class CompoundReader:
             liquidator=through,
             treasury_share_wad=0 if share is None else compound.wad(share, "the treasury's share"),
             redeem_fee_wad=compound.wad(told[view(root, compound.REDEEM_FEE)], "the fee") if layout.is_venus else 0,
-            vai=_vai(layout, reads.head, told, index, is_stopped=is_stopped),
-            native_price_base=prices.get(NATIVE) if native is None else native.value_base(WAD),
+            vai=calls.vai(layout, reads.head, told, indexes, is_stopped=is_stopped),
+            native_price_base=native[0] if native else prices.get(NATIVE),
             payments=layout.payments,
         )
 
@@ -182,18 +182,27 @@ class CompoundReader:
         if len(wanted) * len(layout.listings) <= _FEW_CALLS // 2:
             asked += [call for each in wanted for token in layout.listings for call in layout.of_entry(each, token)]
         told = await _ask(reads, asked)
-        entered = {each: _entered(layout, told[layout.of_account(each)[0]]) for each in wanted}
+        with _blame():
+            entered = {each: _entered(layout, told[layout.of_account(each)[0]]) for each in wanted}
         more = [call for each, held in entered.items() for token in held for call in layout.of_entry(each, token)]
         told |= await _ask(reads, [call for call in more if call not in told])
-        found = [_position(layout, each, entered[each], told) for each in wanted]
-        self._seen |= {each.id: each for each in found}
+        with _blame():
+            found = [_position(layout, each, entered[each], told) for each in wanted]
+        if not layout.is_venus:
+            debtors = [Address(each.id) for each in found if each.has_debt]
+            held = {each: layout.beside(each, entered[each]) for each in debtors}
+            rest = [call for asked_of in held.values() for call in asked_of.values()]
+            told |= await _ask(reads, [call for call in rest if call not in told])
+            found = [_with_the_rest(each, held.get(Address(each.id), {}), told) for each in found]
+        for each in found:
+            self._seen.pop(each.id, None)
+        self._seen |= {each.id: each for each in found if each.has_debt}
         return found
 
     async def chain_health(self, reads: Reads, ids: Sequence[PositionId]) -> Sequence[Health | None]:
         """Ask the comptroller for accounts' liquidity as stored, and again when their cTokens have accrued interest.
 
-        A debt that is within the
-        uncertainty of what was read of it is taken as the rules take it, and the comptroller's margin with it.
+        A debt within the uncertainty of what was read of it is taken as the rules take it, and the margin with it.
         """
         parts = [ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE)]
         return [each for part in await asyncio.gather(*(self._ask_health(reads, x) for x in parts)) for each in part]
@@ -206,17 +215,27 @@ class CompoundReader:
         asked = list(dict.fromkeys(call for each in ids for call in layout.of_health(Address(each), entered[each])))
         tokens = dict.fromkeys(token for each in entered.values() for token in each)
         accruing = [view(token, compound.ACCRUE) for token in tokens]
-        first = [view(layout.controller, compound.ACCRUE_VAI)] if layout.controller is not None else []
-        answers = await reads.sequence([*first, *asked, *accruing, *asked])
-        then = dict(zip(asked, answers[len(first) :], strict=False))
+        accruing += [view(layout.controller, compound.ACCRUE_VAI)] if layout.controller is not None else []
+        answers = await reads.sequence([*asked, *accruing, *asked])
+        then = dict(zip(asked, answers, strict=False))
         now = dict(zip(asked, answers[-len(asked) :], strict=True))
         known = {each: {entry.token: entry for entry in held[each]} for each in ids}
-        return [_health(layout, Address(each), known[each], then, now) for each in ids]
+        with _blame():
+            return [_health(layout, Address(each), known[each], then, now) for each in ids]
 
     async def price_ages(self, reads: Reads) -> Sequence[PriceAge]:
         """Return every listed token's price; comptrollers' oracles do not tell how old theirs are."""
         listed = (await self.snapshot(reads)).tokens.values()
         return [PriceAge(each.underlying, each.value_base(10**each.underlying.decimals), None) for each in listed]
+
+
+@contextmanager
+def _blame() -> Iterator[None]:
+    """Call it the market's fault, or the account's, what its contracts do not answer: that must not stop others."""
+    try:
+        yield
+    except abi.Unreadable as error:
+        raise Invalid(str(error)) from error
 
 
 async def _ask(reads: Reads, asked: Sequence[ViewCall]) -> dict[ViewCall, ViewResult]:
@@ -244,41 +263,25 @@ def _add_pool(layout: Layout, pool: int, told: _Told, terms: dict[tuple[int, int
         )
 
 
-async def _vai_index(reads: Reads, layout: Layout) -> int:
-    """Read VAI's index with interest to the block: the contract does not tell how old the one that it stores is."""
+async def _vai_indexes(reads: Reads, layout: Layout) -> tuple[int, int]:
+    """Read VAI's index as stored and with interest to the block: the contract does not tell how old the first is."""
     if layout.controller is None:
-        return 0
-    asked = [view(layout.controller, each) for each in (compound.ACCRUE_VAI, compound.VAI_INDEX)]
-    return compound.amount((await reads.sequence(asked))[1], "VAI's index")
-
-
-def _vai(layout: Layout, head: BlockHead, told: _Told, index: int, *, is_stopped: bool) -> Vai | None:
-    controller, token, through = layout.controller, layout.vai, layout.liquidator
-    if controller is None or token is None:
-        return None
-    rate = compound.amount(told[view(controller, compound.VAI_RATE)], "VAI's rate")
-    is_paused, least = compound.flag(told[layout.vai_pause]), None
-    if through is not None and not is_paused and compound.flag(told[view(through, compound.FORCES_VAI)]):
-        least = compound.amount(told[view(through, compound.MIN_VAI)], "the least VAI to be liquidated")
-    return Vai(token, controller, index, rate, head.number, is_paused or is_stopped, least)
-
-
-def _vai_debt(layout: Layout, account: Address, told: _Told) -> VaiDebt | None:
-    if layout.controller is None:
-        return None
-    word, what = address_word(account), f"VAI owed by 0x{account.hex()}"
-    minted = compound.amount(told[view(layout.root, compound.MINTED_VAI, word)], what)
-    interest, index = (
-        compound.amount(told[view(layout.controller, each, word)], what)
-        for each in (compound.VAI_INTEREST, compound.VAI_USER_INDEX)
-    )
-    return VaiDebt(minted, abi.within(interest, 0, minted + 1, what), index) if minted else None
+        return 0, 0
+    index, accrue = (view(layout.controller, each) for each in (compound.VAI_INDEX, compound.ACCRUE_VAI))
+    stored, _, fresh = await reads.sequence([index, accrue, index])
+    return compound.amount(stored, "VAI's index"), compound.amount(fresh, "VAI's index")
 
 
 def _entry(layout: Layout, account: Address, token: Address, told: _Told) -> Entry:
     snapshot, index, *_ = (told[call] for call in layout.of_entry(account, token))
     what = f"what 0x{account.hex()} has in 0x{token.hex()}"
     return compound.entry(layout.listings[token].id, snapshot, index, what)
+
+
+def _with_the_rest(position: CompoundPosition, held: Mapping[int, ViewCall], told: _Told) -> CompoundPosition:
+    """Add what an account has in cTokens that it has not entered."""
+    more = [entry for token, call in held.items() for entry in compound.beside(token, told[call])]
+    return replace(position, entries=tuple(sorted((*position.entries, *more), key=lambda each: each.token)))
 
 
 def _position(layout: Layout, account: Address, entered: Sequence[Address], told: _Told) -> CompoundPosition:
@@ -290,7 +293,7 @@ def _position(layout: Layout, account: Address, entered: Sequence[Address], told
         id=PositionId(account),
         entries=tuple(_entry(layout, account, token, told) for token in sorted(entered, key=ids.__getitem__)),
         pool=0 if pool is None else abi.within(abi.number(pool, "a pool"), 0, 2**96, "a pool"),
-        vai=_vai_debt(layout, account, told),
+        vai=calls.vai_debt(layout, account, told),
         forced=frozenset(ids[token] for token, call in exceptions.items() if compound.flag(told[call])),
         is_restricted=restricted is not None and compound.flag(restricted),
     )
@@ -299,39 +302,34 @@ def _position(layout: Layout, account: Address, entered: Sequence[Address], told
 def _health(layout: Layout, account: Address, known: Mapping[int, Entry], then: _Told, now: _Told) -> Health | None:
     """Put together what the comptroller says before and after accruing; what does not add up shows in the figures."""
     call = layout.vai_owed(account)
-    vai = 0 if call is None else abi.number(then[call], "a debt in VAI")
-    legs, margins = [], [_margin(told[layout.liquidity(account)]) for told in (then, now)]
+    legs, margins = [], [compound.margin(told[layout.liquidity(account)]) for told in (then, now)]
     if None in margins:
         return None
+    vai, grown = (0 if call is None else abi.number(told[call], "a debt in VAI") for told in (then, now))
     before, after = (each or 0 for each in margins)
     by_id = {listing.id: token for token, listing in layout.listings.items()}
     for token in (by_id[each] for each in known if each in by_id):
         pair, listing = [], layout.listings[token]
         factor = then[layout.factor(account, token)]
         data = factor.data if layout.is_venus else factor.data[abi.WORD :]
-        terms = Terms(compound.wad(ViewResult(factor.ok, data), "a collateral factor"), 0)
+        ours = known[listing.id]
+        terms = Terms(compound.wad(ViewResult(factor.ok, data), "a collateral factor") if ours.is_entered else 0, 0)
         for told in (then, now):
             answers = [told[call] for call in layout.of_entry(account, token)]
             said, rate = _entry(layout, account, token, told), abi.words(answers[0], 4, "a rate")[3]
             price = compound.price(told[layout.price(token)])
-            taken, ours = said, known[listing.id]
+            taken = said = replace(said, is_entered=ours.is_entered)
             if 0 <= said.debt - ours.owed(said.index) <= ours.uncertainty(said.index):
-                taken = Entry(said.token, said.receipts, ours.owed(said.index), said.index)
+                taken = replace(said, debt=ours.owed(said.index))
             shift = (price or 0) * said.debt // WAD - (price or 0) * taken.debt // WAD
             before, after = (before + shift, after) if told is then else (before, after + shift)
             pair.append((compound.bare(listing, price, rate, said.index), taken))
         (stored, first), (fresh, second) = pair
         is_forced = any(compound.flag(then[call]) for call in layout.forced(account, token))
         legs.append(leg(stored, fresh, first, second, terms, is_forced=is_forced))
-    gained = sum(each.gain for each in legs)
+    gained = sum(each.gain for each in legs) + vai - grown
     own = sum(each.collateral - each.debt for each in legs) - vai
-    return case(legs, layout.kind, vai, before if before != own else after - gained).health
-
-
-def _margin(result: ViewResult) -> int | None:
-    """Return liquidity less shortfall, or None where the comptroller cannot tell."""
-    error, liquidity, shortfall = abi.words(result, 3, "an account's liquidity") if result.ok else (1, 0, 0)
-    return None if error else liquidity - shortfall
+    return case(legs, layout.kind, (vai, grown), before if before != own else after - gained).health
 
 
 async def _discover(reads: Reads, root: Address, kind: Kind | None, wrapped_native: Address) -> Layout:
@@ -354,7 +352,7 @@ async def _discover(reads: Reads, root: Address, kind: Kind | None, wrapped_nati
     of_vai = [view(controller, compound.VAI_ADDRESS)] if controller is not None else []
     told |= await _ask(reads, [*(view(each, f) for each in tokens for f in functions), *of_pools.values(), *of_vai])
     if kind is None:
-        is_timed = any(told[view(each, compound.ACCRUED_TIME)].ok for each in tokens)
+        is_timed = any(compound.flag(told[view(each, compound.ACCRUED_TIME)]) for each in tokens)
         kind = "moonwell" if is_timed else "compound"
     taken = {each: told[view(each, compound.UNDERLYING)] for each in tokens}
     under = {each: abi.address(abi.number(said, "a token")) for each, said in taken.items() if compound.flag(said)}

@@ -63,6 +63,7 @@ class Leg:
     """How much the margin grows when the cToken is brought up to the moment; mostly negative."""
     is_priced: bool
     is_forced: bool
+    is_entered: bool = True
 
     @property
     def held(self) -> int:
@@ -72,10 +73,14 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An account with everything that decides about it. `margin` is weighted collateral less debt, as stored."""
+    """An account with everything that decides about it. `margin` is weighted collateral less debt, as stored.
+
+    `vai` is the debt in VAI at the moment, `vai_gain` how much the margin grows when a liquidation of VAI accrues it.
+    """
 
     legs: tuple[Leg, ...]
     vai: int
+    vai_gain: int
     margin: int
     is_priced: bool
 
@@ -90,14 +95,15 @@ class Case:
         if debt is not None and debt.is_forced:
             return True
         touched = [each for each in (debt, None if collateral is debt else collateral) if each is not None]
-        return self.is_priced and self.margin + sum(each.gain for each in touched) < 0
+        gain = sum(each.gain for each in touched) + (self.vai_gain if debt is None else 0)
+        return self.is_priced and self.margin + gain < 0
 
     @property
     def health(self) -> Health:
         """Return the figures as stored, which `getAccountLiquidity` is made of, and whether any pair is legal."""
         seizable: list[Leg | None] = [each for each in self.legs if each.receipts]
         weighted = sum(each.collateral for each in self.legs)
-        debt, collateral = weighted - self.margin, [each for each in self.legs if each.receipts]
+        debt, collateral = weighted - self.margin, [each for each in self.legs if each.receipts and each.is_entered]
         return Health(
             health_factor_wad=Wad(weighted * WAD // debt if debt > 0 else MAX_UINT256),
             collateral_base=Base(
@@ -128,19 +134,20 @@ def leg(stored: CToken, fresh: CToken, before: Entry, after: Entry, terms: Terms
     collateral, debt = _collateral_factor(stored, terms) * before.receipts // WAD, price * then // WAD
     gain = _collateral_factor(fresh, terms) * after.receipts // WAD - price * now // WAD - collateral + debt
     is_priced = stored.price is not None
-    return Leg(stored, fresh, terms, before.receipts, now, collateral, debt, gain, is_priced, is_forced)
+    amounts = before.receipts, now, collateral, debt, gain
+    return Leg(stored, fresh, terms, *amounts, is_priced, is_forced, before.is_entered)
 
 
-def case(legs: Sequence[Leg], kind: Kind, vai: int, margin: int | None = None) -> Case:
-    """Put an account's legs together; `vai` is the debt in VAI, always up to the moment, `margin` what the chain says.
+def case(legs: Sequence[Leg], kind: Kind, vai: tuple[int, int], margin: int | None = None) -> Case:
+    """Put an account's legs together; `vai` is the debt in VAI, as stored and at the moment, `margin` what the chain says.
 
     Source: Comptroller.getHypotheticalAccountLiquidityInternal; ComptrollerLens._calculateAccountPosition (Venus).
     """
     needs_every_price = PROFILES[kind].needs_every_price
-    counted = [each for each in legs if needs_every_price or each.receipts or each.owed]
-    own = sum(each.collateral - each.debt for each in legs) - vai
+    counted = [each for each in legs if each.is_entered and (needs_every_price or each.receipts or each.owed)]
+    own = sum(each.collateral - each.debt for each in legs) - vai[0]
     is_priced = all(each.is_priced for each in counted)
-    return Case(tuple(legs), vai, own if margin is None else margin, is_priced)
+    return Case(tuple(legs), vai[1], vai[0] - vai[1], own if margin is None else margin, is_priced)
 
 
 def row(position: CompoundPosition, _snapshot: CompoundSnapshot) -> Row:
@@ -150,7 +157,7 @@ def row(position: CompoundPosition, _snapshot: CompoundSnapshot) -> Row:
     """
     found: list[tuple[Column, int]] = []
     for each in position.entries:
-        if each.receipts:
+        if each.receipts and each.is_entered:
             found.append((_column(each.token, position.pool, _COLLATERAL), each.receipts))
         if each.debt:
             found.append((_column(each.token, 0, _DEBT), div_up((each.debt + 1) * _SCALE, each.index)))
@@ -256,14 +263,14 @@ class _Pair:
     def obstacle(self) -> Reason | None:
         """Return what forbids any amount (`seizeAllowed`, `Liquidator._checkForceVAILiquidate`)."""
         vai, debt = self.snapshot.vai, self.debt
-        is_forced = debt is not None and debt.is_forced
-        comes_first = vai is not None and vai.first_from is not None and self.case.vai >= vai.first_from
+        stored = self.case.vai + self.case.vai_gain
+        comes_first = vai is not None and vai.first_from is not None and stored >= vai.first_from
         if self.position.is_restricted or self.collateral.stored.is_seizing_paused:
             return Reason.PAUSED
         if debt is None:
             is_open = vai is not None and not vai.is_paused and self.snapshot.liquidator is not None
             return None if is_open else Reason.PAUSED
-        if debt.stored.is_liquidation_paused or (comes_first and not is_forced):
+        if debt.stored.is_liquidation_paused or (comes_first and not debt.stored.is_forced):
             return Reason.PAUSED
         return None if debt.is_priced and self.collateral.is_priced else Reason.PRICE_UNKNOWN
 
@@ -279,9 +286,12 @@ class _Pair:
 
     @property
     def ratio(self) -> int:
-        """Return the receipts to be seized for a unit repaid, as a wad (`liquidateCalculateSeizeTokens`)."""
+        """Return the receipts to be seized for a unit repaid, as a wad (`liquidateCalculateSeizeTokens`).
+
+        VAI and vBNB, which is not upgraded, do not tell whose collateral it is: then the core pool's terms count.
+        """
         terms = self.collateral.terms
-        if self.debt is None:  # which counts by the core pool
+        if self.debt is None or self.debt.stored.underlying.address == NATIVE:
             terms = self.snapshot.terms.get((0, self.collateral.stored.id), _NO_TERMS)
         divisor = (self.collateral.fresh.price or 0) * self.collateral.fresh.exchange_rate // WAD
         return (terms.incentive_wad * self.terms[1] // WAD) * WAD // divisor if divisor else 0
@@ -334,12 +344,14 @@ def _case(position: CompoundPosition, snapshot: CompoundSnapshot, at: Moment) ->
     for each in position.entries:
         if (stored := snapshot.tokens.get(each.token)) is not None:
             terms = snapshot.terms.get((position.pool, each.token), _NO_TERMS)
+            terms = terms if each.is_entered else Terms(0, terms.incentive_wad)
             is_forced = stored.is_forced or each.token in position.forced
             fresh = stored.accrue(at)
             legs.append(leg(stored, fresh, each, each, terms, is_forced=is_forced))
-    if snapshot.vai is None or position.vai is None:
-        return case(legs, snapshot.kind, 0)
-    return case(legs, snapshot.kind, position.vai.owed(snapshot.vai.index_at(at)))
+    vai, owed = snapshot.vai, position.vai
+    if vai is None or owed is None:
+        return case(legs, snapshot.kind, (0, 0))
+    return case(legs, snapshot.kind, (owed.owed(vai.index - vai.lag), owed.owed(vai.index_at(at))))
 
 
 def _weight(snapshot: CompoundSnapshot, column: Column, at: Moment) -> Weight:

@@ -238,7 +238,10 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class MorphoSnapshot:
-    """The pairs that are watched, at one block; one that is not here cannot be valued."""
+    """The pairs that are watched, at one block; one that is not here cannot be valued.
+
+    `vouched` are the pairs that the operator has named: their oracles are believed without a second opinion.
+    """
 
     market: str
     head: BlockHead
@@ -247,6 +250,7 @@ class MorphoSnapshot:
     pre_liquidations: Mapping[Address, PreLiquidation]
     prices: Mapping[Address, Base]
     tokens: Mapping[Address, Token]
+    vouched: frozenset[bytes] = frozenset()
 
     @property
     def native_price_base(self) -> Base | None:
@@ -276,6 +280,14 @@ class MorphoSnapshot:
         """Value an amount of a token, rounding down, or return None without a price."""
         price, known = self.prices.get(token), self.tokens.get(token)
         return None if price is None or known is None else Base(amount * price // 10**known.decimals)
+
+    def worth_base(self, pair: Pair, seized: int) -> Base | None:
+        """Value collateral at the lower of what its oracle and the market say; None where only a stranger's oracle does."""
+        quoted = self.value_base(pair.params.loan, TokenAmount(seized * (pair.price or 0) // ORACLE_SCALE))
+        sold = self.value_base(pair.params.collateral, TokenAmount(seized))
+        if sold is None:
+            return quoted if pair.params.id in self.vouched else None
+        return None if quoted is None else min(quoted, sold)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """From the chain to the domain: pairs and pre-liquidation contracts that logs named, positions. No decisions."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Final
 
 from eth_utils.address import to_checksum_address
@@ -31,17 +31,21 @@ from keeper.protocols.morpho_blue.contracts import (
 )
 
 _TRIED_AT_ONCE: Final = 40
+_LOOK_EVERY_S: Final = 300
+_MOST_CONTRACTS: Final = 64
 _NOWHERE: Final = Totals(0, 0, 0, 0, 0, 0)
 _PAIR_BYTES: Final = len(ZERO_ADDRESS) + morpho.ID_BYTES
 _CONTRACT_BYTES: Final = _PAIR_BYTES + len(ZERO_ADDRESS)
+_OF_CONTRACTS: Final = (morpho.CREATE_PRE_LIQUIDATION, morpho.PRE_LIQUIDATION)
 _TOO_MUCH: Final = number_word(0) + number_word(MAX_UINT256)  # by shares: what every call refuses, after its verdict
 
 
 class MorphoReader:
     """Read one Morpho, whose address is `root`.
 
-    `allow`: the names of the only pairs (empty: all). `floor_base`: a pair whose borrowers owe less is not read until
-    an event or a discovery touches it. `adaptive_irm`: the AdaptiveCurveIrm that the rules mirror; others are asked.
+    `allow`: the names of the only pairs (empty: all). `floor_base`: a pair whose borrowers owe less sleeps, as does one
+    whose loan nothing has ever priced: it is read for one head after an event, and looked at every few minutes.
+    `adaptive_irm`: the AdaptiveCurveIrm that the rules mirror; others are asked.
     """
 
     def __init__(
@@ -68,6 +72,9 @@ class MorphoReader:
         self._awake: set[bytes] = set()
         self._authorised: set[Address] = set()
         self._known: dict[bytes, Totals] = {}
+        self._odd: set[bytes] = set()
+        self._priced: set[Address] = set()
+        self._look_at_s = 0
 
     @property
     def market(self) -> str:
@@ -89,11 +96,9 @@ class MorphoReader:
     @property
     def head_filter(self) -> LogFilter:
         """Return the logs that can change a position, its authorisations, or the market; interest is read instead."""
-        topics = {morpho.SET_AUTHORIZATION, morpho.CREATE_MARKET, morpho.CREATE_PRE_LIQUIDATION, morpho.PRE_LIQUIDATION}
-        contracts = () if self._found is None else self._found.contracts
-        return LogFilter(
-            self._factories.union({self._root}, contracts), frozenset(topics | morpho.BORROWER_PLACE.keys())
-        )
+        topics = frozenset({morpho.SET_AUTHORIZATION, morpho.CREATE_MARKET, *_OF_CONTRACTS})
+        contracts = () if self._found is None else (c for pair in self._found.of_pair for c in self._asked(pair))
+        return LogFilter(self._factories.union({self._root}, contracts), topics | morpho.BORROWER_PLACE.keys())
 
     def recall(self, known: Iterable[PositionId]) -> None:
         """Take the pairs and the contracts that ids name."""
@@ -101,6 +106,7 @@ class MorphoReader:
             pair = pair_of(each)
             if len(each) >= _PAIR_BYTES and self._is_allowed(pair):
                 self._named_pairs.add(pair)
+                self._odd -= {pair} if account_of(each) == ZERO_ADDRESS else set()
                 if len(each) == _CONTRACT_BYTES:
                     self._named_contracts.add(Address(each[_PAIR_BYTES:]))
 
@@ -173,7 +179,7 @@ class MorphoReader:
         if self._found is None:
             await self._verify(reads)
         layout = self._found or Layout()
-        pairs = sorted(self._named_pairs - layout.pairs.keys())
+        pairs = sorted(self._named_pairs - layout.pairs.keys() - self._odd)
         contracts = sorted(self._named_contracts - layout.contracts.keys())
         calls = [view(self._root, morpho.MARKET_PARAMS, each) for each in pairs]
         calls += [view(each, what) for each in contracts for what in morpho.PRE_TERMS]
@@ -184,7 +190,8 @@ class MorphoReader:
         wanted = {token for each in params.values() for token in (each.loan, each.collateral)} - layout.tokens.keys()
         tokens = await _tokens(reads, sorted(wanted))
         self._found = layout.extended(params, {each: made for each, made in terms.items() if made is not None}, tokens)
-        await self._wake(reads)
+        self._odd |= set(pairs) - self._found.pairs.keys()
+        await self._wake(reads, self._found.pairs.keys() & set(pairs))
 
     async def _verify(self, reads: Reads) -> None:
         claims = [*sorted(self._factories), *([] if self._adaptive_irm is None else [self._adaptive_irm])]
@@ -204,15 +211,20 @@ class MorphoReader:
             if not answer.ok or answer.data != address_word(self._root):
                 raise Unsafe(f"{name}: {to_checksum_address(claim)} is for another Morpho; correct the chain file")
 
-    async def _wake(self, reads: Reads) -> None:
-        """Look at the totals of the pairs that sleep."""
-        layout = self._layout
-        asleep = sorted(layout.pairs.keys() - self._awake)
+    async def _wake(self, reads: Reads, new: Set[bytes]) -> None:
+        """Look at the totals of new pairs, and at times of all that sleep: anybody can make any number of them."""
+        layout, now_s = self._layout, reads.head.timestamp_s
+        is_due = now_s >= self._look_at_s
+        asleep = sorted((layout.pairs.keys() if is_due else new) - self._awake)
         loans = {layout.pairs[each].params.loan for each in asleep}
         calls = [view(self._root, morpho.MARKET, each) for each in asleep]
         answers, prices = await asyncio.gather(reads.many(calls), self._prices.read(reads, loans))
         totals = {pair: morpho.totals(answer) for pair, answer in zip(asleep, answers, strict=True)}
+        self._priced |= prices.keys()
         self._awake |= {pair for pair in asleep if self._is_worth_reading(pair, totals[pair], prices)}
+        if is_due:
+            self._look_at_s = now_s + _LOOK_EVERY_S
+            self._odd.clear()
 
     def _is_worth_reading(self, pair: bytes, totals: Totals, prices: Mapping[Address, Base]) -> bool:
         """Return whether anybody owes anything there, and enough of it where that can be told."""
@@ -223,6 +235,8 @@ class MorphoReader:
 
     async def snapshot(self, reads: Reads) -> MorphoSnapshot:
         """Read the pairs that are awake; one that is no longer worth it sleeps from the next head on."""
+        if reads.head.timestamp_s >= self._look_at_s:
+            await self._wake(reads, frozenset())
         layout = self._layout
         pairs = sorted(self._awake & layout.pairs.keys())
         listings = [layout.pairs[each] for each in pairs]
@@ -234,7 +248,8 @@ class MorphoReader:
         calls = [*(view(self._root, morpho.MARKET, each) for each in pairs), *asked.values()]
         prices_at = len(calls)  # oracles come last, since any of them may burn what gas there is
         calls += [view(each, morpho.PRICE) for each in oracles]
-        pricing = self._prices.read(reads, {each.params.loan for each in listings})
+        tokens = {token for each in listings for token in (each.params.loan, each.params.collateral)}
+        pricing = self._prices.read(reads, tokens)
         answers, prices = await asyncio.gather(reads.many(calls), pricing)
         totals = {pair: morpho.totals(answer) for pair, answer in zip(pairs, answers, strict=False)}
         rates = dict(zip(asked, answers[len(pairs) : prices_at], strict=True))
@@ -244,7 +259,9 @@ class MorphoReader:
         if late:
             rates.update(zip(late, await reads.many(list(late.values())), strict=True))
         self._known = {pair: totals[pair] for pair in asked}
-        self._awake -= {pair for pair in pairs if not self._is_worth_reading(pair, totals[pair], prices)}
+        self._priced |= prices.keys()
+        worth = {pair for pair in pairs if self._is_worth_reading(pair, totals[pair], prices)}
+        self._awake -= {pair for pair in pairs if pair not in worth or layout.pairs[pair].params.loan not in self._priced}
         return MorphoSnapshot(
             market=self._market,
             head=reads.head,
@@ -253,11 +270,16 @@ class MorphoReader:
             pre_liquidations={c: PreLiquidation(c, t := layout.contracts[c], quotes[t.oracle]) for c in contracts},
             prices=prices,
             tokens=layout.tokens,
+            vouched=self._allow,
         )
+
+    def _asked(self, pair: bytes) -> list[Address]:
+        """Return the pair's pre-liquidation contracts, authorised ones first, and no more than are worth asking about."""
+        return sorted(self._layout.of_pair.get(pair, ()), key=lambda c: c not in self._authorised)[:_MOST_CONTRACTS]
 
     def _contracts(self, pair: bytes) -> list[Address]:
         """Return the pair's pre-liquidation contracts that somebody has authorised."""
-        return [each for each in self._layout.of_pair.get(pair, ()) if each in self._authorised]
+        return [each for each in self._asked(pair) if each in self._authorised]
 
     def _rate_call(self, pair: bytes, totals: Totals) -> ViewCall | None:
         params = self._layout.pairs[pair].params
@@ -286,18 +308,17 @@ class MorphoReader:
         Raises: Invalid for an amount that Morpho could not hold.
         """
         wanted = [each for each in ids if account_of(each) != ZERO_ADDRESS and self._is_allowed(pair_of(each))]
-        of_pair = self._layout.of_pair
+        asked = {pair: self._asked(pair) for pair in map(pair_of, wanted)}
         calls: list[ViewCall] = []
         for each in wanted:
             calls.append(view(self._root, morpho.POSITION, pair_of(each), address_word(account_of(each))))
-            calls += [self._authorisation(each, contract) for contract in of_pair.get(pair_of(each), ())]
+            calls += [self._authorisation(each, contract) for contract in asked[pair_of(each)]]
         answers = iter(await reads.many(calls))
         found = []
         for each in wanted:
             shares, collateral = morpho.held(next(answers))
-            contracts = of_pair.get(pair_of(each), ())
-            allowed = tuple(c for c in contracts if abi.number(next(answers), "an authorisation"))
-            self._authorised.update(allowed)
+            allowed = tuple(c for c in asked[pair_of(each)] if abi.number(next(answers), "an authorisation"))
+            self._authorised.update(allowed if shares else ())
             found.append(MorphoPosition(each, shares, collateral, allowed))
             if shares:  # also where a reorganisation took back what had put the pair to sleep
                 self._awake.add(pair_of(each))

@@ -11,9 +11,8 @@ position that allows some has the lowest of all the limits in the column of its 
 What cannot be valued (an oracle or an interest model that reverts, a pair that is not watched) has a margin above any:
 the contract reverts for all of its positions, so that none of them can be missed, and `assess` says PRICE_UNKNOWN.
 
-An adaptive-curve model's rate is computed for any moment. Any other model is asked at the head; its rate is exact
-there, and for the moment of landing if it does not depend on the time (it is part of the totals' growth only since
-they were updated, as on chain).
+An adaptive-curve model's rate is computed for any moment. Any other model's is asked at the head, where it is exact, as
+it is for the moment of landing if it does not depend on the time.
 """
 
 from collections.abc import Mapping, Set
@@ -165,6 +164,8 @@ def assess(
         return Assessment(case.health, (), Reason.PRICE_UNKNOWN)
     if not case.health.is_liquidatable:
         return Assessment(case.health, (), Reason.NOT_LIQUIDATABLE)
+    if snapshot.worth_base(case.pair, 0) is None:
+        return Assessment(case.health, (), Reason.PRICE_UNKNOWN)
     funds = None if budget is None else budget.get(case.pair.params.loan, TokenAmount(0))
     sizer = _Sizer(snapshot, position, case.pair, case, at, funds)
     verdicts = [sizer.liquidation()] if case.is_unhealthy else []
@@ -242,6 +243,8 @@ class _Sizer:
 
     def pre_liquidation(self, contract: PreLiquidation) -> Opportunity | Reason:
         """Return the largest part that stays legal if the price rises a little (`PreLiquidation.preLiquidate`)."""
+        if contract.terms.oracle != self.pair.params.oracle:
+            return Reason.PRICE_UNKNOWN  # the borrower chose it: it may say anything once the payment is under way
         owed, held, price = self.position.borrow_shares, self.position.collateral, contract.price or 0
         factor = _line(contract.terms.incentives_wad, self._steps(contract, price))
         closed = _line(contract.terms.close_factors_wad, max(0, self._steps(contract, price + div_up(price, _ROOM))))
@@ -258,17 +261,15 @@ class _Sizer:
 
     def _opportunity(self, target: Address, shares: int, seized: int, terms: bytes, by_collateral: int) -> Opportunity:
         pair, repaid = self.pair, self._repaid(shares)
-        limit = _limit(repaid, by_collateral)
-        quoted = seized * (pair.price or 0) // morpho.ORACLE_SCALE
         return Opportunity(
             key=PositionKey(self.snapshot.market, self.position.id),
             repay=pair.loan,
             repay_amount=TokenAmount(repaid),
-            repay_limit=TokenAmount(limit),
+            repay_limit=TokenAmount(_limit(repaid, by_collateral)),
             repay_base=_value_up(self.snapshot, pair, repaid),
             seize=pair.collateral,
             seized_amount=TokenAmount(seized),
-            seized_base=self.snapshot.value_base(pair.params.loan, TokenAmount(quoted)) or Base(0),
+            seized_base=self.snapshot.worth_base(pair, seized) or Base(0),
             protocol_fee_amount=TokenAmount(0),
             spender=target,
             target=target,

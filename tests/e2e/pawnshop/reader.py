@@ -105,8 +105,19 @@ class PawnshopReader:
         answers = await reads.many([view(each, what) for each in places for what in (abi.DECIMALS, abi.SYMBOL)])
         decimals = [abi.within(abi.number(each, "decimals"), 0, 37, "decimals") for each in answers[::2]]
         symbols = [abi.symbol(each, place) for each, place in zip(answers[1::2], places, strict=True)]
-        tokens = [Token(*each) for each in zip(places, symbols, decimals, strict=True)][:2]
-        self._found = Terms(self._root, *tokens, places[2], decimals[2], *numbers)
+        tokens = [Token(*each) for each in zip(places, symbols, decimals, strict=True)]
+        rate_wad, threshold_bps, bonus_bps, close_factor_bps = numbers
+        self._found = Terms(
+            root=self._root,
+            collateral=tokens[0],
+            loan=tokens[1],
+            feed=places[2],
+            feed_decimals=decimals[2],
+            rate_wad=rate_wad,
+            threshold_bps=threshold_bps,
+            bonus_bps=bonus_bps,
+            close_factor_bps=close_factor_bps,
+        )
 
     async def snapshot(self, reads: Reads) -> PawnshopSnapshot:
         """Read the feed's answer, and what dollars the chain file's sources say."""

@@ -33,7 +33,7 @@ def debt_at(position: PawnshopPosition, terms: Terms, at_s: int) -> int:
     return position.debt + div_up(position.debt * terms.rate_wad * (at_s - position.updated_s), WAD)
 
 
-def row(position: PawnshopPosition, snapshot: PawnshopSnapshot) -> Row:  # noqa: ARG001 - the amounts need no snapshot
+def row(position: PawnshopPosition, snapshot: PawnshopSnapshot) -> Row:
     """Return collateral, debt, and debt times its age in seconds since 1970.
 
     Source: Pawnshop.health: what it compares.
@@ -110,10 +110,10 @@ def assess(
 
 
 def settlements(
-    owner: Address,  # noqa: ARG001 - the port's words
-    held: Mapping[Address, TokenAmount],  # noqa: ARG001
-    snapshot: PawnshopSnapshot,  # noqa: ARG001
-    at: Moment,  # noqa: ARG001
+    owner: Address,
+    held: Mapping[Address, TokenAmount],
+    snapshot: PawnshopSnapshot,
+    at: Moment,
 ) -> tuple[Opportunity, ...]:
     """Return nothing: collateral comes as itself.
 

@@ -28,13 +28,20 @@ def echo(_to: str, data: bytes) -> tuple[bool, bytes]:
 
 
 class Multicall:
-    """Multicall3 on a fake node, with a gas limit counted in views."""
+    """Multicall3 on a fake node, with a limit counted in views that refuses, and one in gas that silences.
+
+    A view takes one unit of `gas`, what `eats` names takes all but a 64th of what is left. Too little is silence; what
+    is left below `gas_to_end` at the end refuses the whole aggregate.
+    """
 
     def __init__(
         self, node: FakeNode, answer: Answer = echo, most: int | None = None, poison: bytes | None = None
     ) -> None:
         self.node, self.answer, self.most, self.poison = node, answer, most, poison
         self.late_s = 0
+        self.gas: int | None = None
+        self.gas_to_end = 0
+        self.eats: set[bytes] = set()
         self.sizes: list[int] = []
         self.blocks: list[Any] = []
         node.methods["eth_call"] = self.eth_call
@@ -44,9 +51,12 @@ class Multicall:
         self.blocks.append(block)
         data = bytes.fromhex(call["data"][2:])
         if call["to"] != "0x" + MULTICALL3.hex():
-            if data == self.poison:
+            if data == self.poison or data in self.eats:
                 raise Refusal(-32000, "out of gas")
-            return "0x" + self.answer(call["to"], data)[1].hex()
+            ok, told = self.answer(call["to"], data)
+            if not ok and not told:
+                raise Refusal(3, "execution reverted")
+            return "0x" + told.hex()
         if data[:4] != bytes.fromhex("82ad56cb"):
             return "0x"
         (asked,) = decode(["(address,bool,bytes)[]"], data[4:])
@@ -55,8 +65,23 @@ class Multicall:
         self.sizes.append(len(calls))
         if (self.most is not None and len(calls) > self.most) or any(each[2] == self.poison for each in calls):
             raise Refusal(-32000, "out of gas")
-        told = (True, (self.node.chain.head.timestamp_s + self.late_s).to_bytes(32))
-        return "0x" + encode(["(bool,bytes)[]"], [[told, *(self.answer(to, data) for to, _, data in calls)]]).hex()
+        time = (True, (self.node.chain.head.timestamp_s + self.late_s).to_bytes(32))
+        return "0x" + encode(["(bool,bytes)[]"], [[time, *self.run([(to, data) for to, _, data in calls])]]).hex()
+
+    def run(self, calls: list[tuple[str, bytes]]) -> list[tuple[bool, bytes]]:
+        left, told = self.gas, []
+        for to, data in calls:
+            if left is None:
+                told.append((False, b"") if data in self.eats else self.answer(to, data))
+            elif data in self.eats or left < 1:
+                left //= 64
+                told.append((False, b""))
+            else:
+                left -= 1
+                told.append(self.answer(to, data))
+        if left is not None and left < self.gas_to_end:
+            raise Refusal(-32000, "out of gas")
+        return told
 
 
 def reads_of(rpc: Rpc, chain: FakeChain, **options: Any) -> PinnedReads:
@@ -225,3 +250,207 @@ async def test_a_balance_that_is_no_word_is_an_error_and_not_zero(pool: Pool, no
     Multicall(node, lambda *_: (True, b""))
     with pytest.raises(Transient):
         await reads_of(await pool(node), chain).native_balance(ALICE)
+
+
+SILENT = ViewResult(ok=False, data=b"")
+
+
+def mute(to: str, data: bytes) -> tuple[bool, bytes]:
+    return (False, b"") if data.startswith(b"mute") else echo(to, data)
+
+
+async def test_an_aggregate_that_ran_at_another_time_is_asked_of_another_node(
+    pool: Pool, nodes: list[FakeNode], chain: FakeChain
+) -> None:
+    ahead, exact = Multicall(nodes[0]), Multicall(nodes[1])
+    ahead.late_s = 12
+    rpc = await pool(*nodes)
+    for _ in range(4):  # whichever node is asked first
+        assert await reads_of(rpc, chain).many(views(2)) == answers(views(2))
+    assert exact.sizes == [2] * 4
+    assert ahead.sizes
+
+
+@pytest.mark.parametrize("late_s", [-12, 1])
+async def test_an_aggregate_that_ran_at_another_time_is_no_answer_where_no_other_node_is(
+    pool: Pool, node: FakeNode, chain: FakeChain, late_s: int
+) -> None:
+    Multicall(node).late_s = late_s
+    rpc = await pool(node)
+    with pytest.raises(Transient):
+        await reads_of(rpc, chain, deadline_s=0.2).many(views(2))
+    with pytest.raises(Transient):
+        await reads_of(rpc, chain, deadline_s=0.2).sequence(views(2))
+
+
+async def test_views_that_gas_did_not_reach_are_asked_again_and_the_next_aggregate_is_smaller(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    multicall, limits, calls = Multicall(node), ReadLimits(), views(1_000)
+    multicall.gas = 700
+    rpc = await pool(node)
+    assert await reads_of(rpc, chain, limits=limits).many(calls) == answers(calls)
+    assert multicall.sizes == [1_000, 300]
+    assert (limits.calls, limits.silent) == (500, set())
+    multicall.sizes.clear()
+    assert await reads_of(rpc, chain, limits=limits).many(calls) == answers(calls)
+    assert multicall.sizes == [500, 500]
+
+
+async def test_aggregates_get_smaller_though_the_views_were_cut_into_several(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    multicall, limits, calls = Multicall(node), ReadLimits(), views(6_000)
+    multicall.gas = 1_000
+    assert await reads_of(await pool(node), chain, limits=limits).many(calls) == answers(calls)
+    assert limits.calls == 750
+
+
+async def test_a_view_that_burns_all_gas_silences_no_other_and_costs_requests_only_once(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    multicall, limits = Multicall(node), ReadLimits()
+    glutton = ViewCall(POOL, b"glutton")
+    multicall.gas, multicall.eats = 64 * 40, {glutton.data}
+    calls = [*views(300), glutton, *views(700, b"c")]
+    wanted = [*answers(calls[:300]), SILENT, *answers(calls[301:])]
+    rpc = await pool(node)
+    assert await reads_of(rpc, chain, limits=limits).many(calls) == wanted
+    assert limits.silent == {glutton}
+    assert limits.calls == 1_500  # gas was not short: one view ate it
+    assert len(node.posts) <= 2 * 10 + 2  # halving: two requests a level, and one for the proof
+    chain.mine()
+    node.posts.clear()
+    multicall.sizes.clear()
+    assert await reads_of(rpc, chain, limits=limits).many(calls) == wanted
+    assert multicall.sizes == [1_001]
+    assert len(node.posts) == 1
+
+
+async def test_a_silent_view_is_remembered_and_forgotten_when_it_answers_again(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    multicall, limits, calls = Multicall(node, mute), ReadLimits(), [*views(3, b"mute"), *views(4)]
+    rpc = await pool(node)
+    assert await reads_of(rpc, chain, limits=limits).many(calls) == [*[SILENT] * 3, *answers(calls[3:])]
+    assert limits.silent == set(calls[:3])
+    node.posts.clear()
+    assert await reads_of(rpc, chain, limits=limits).many(calls) == [*[SILENT] * 3, *answers(calls[3:])]
+    assert len(node.posts) == 1
+    multicall.answer = echo
+    assert await reads_of(rpc, chain, limits=limits).many(calls) == answers(calls)
+    assert limits.silent == set()
+    assert len(node.posts) == 2
+
+
+async def test_a_view_that_answers_again_is_heard_though_others_burn_all_gas(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    multicall, limits = Multicall(node, mute), ReadLimits()
+    gluttons = views(2, b"glutton")
+    multicall.gas, multicall.eats = 5_000, {each.data for each in gluttons}
+    calls = [*gluttons, ViewCall(POOL, b"mute"), *views(5)]
+    rpc = await pool(node)
+    await reads_of(rpc, chain, limits=limits).many(calls)
+    assert limits.silent == set(calls[:3])
+    multicall.answer, multicall.gas = echo, 64
+    heard = 0
+    for _ in range(3):
+        chain.mine()
+        told = await reads_of(rpc, chain, limits=limits).many(calls)
+        assert told[:2] == [SILENT, SILENT]
+        assert told[3:] == answers(calls[3:])
+        heard += told[2].ok
+    assert heard
+    assert limits.silent == set(gluttons)
+
+
+async def test_silent_views_that_break_the_aggregate_are_asked_in_another_one(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    multicall, limits = Multicall(node), ReadLimits()
+    gluttons = views(4, b"glutton")
+    multicall.gas, multicall.gas_to_end, multicall.eats = 5_000, 50, {each.data for each in gluttons}
+    calls = [*gluttons, *views(600)]
+    rpc = await pool(node)
+    for _ in range(2):
+        told = await reads_of(rpc, chain, limits=limits).many(calls)
+        assert told == [*[SILENT] * 4, *answers(calls[4:])]
+        assert limits.silent == set(gluttons)
+        chain.mine()
+    assert limits.is_apart
+    node.posts.clear()
+    multicall.sizes.clear()
+    assert await reads_of(rpc, chain, limits=limits).many(calls) == told
+    assert multicall.sizes.count(600) == 1
+    assert limits.calls == 1_500  # what others can take did not become less
+    assert len(node.posts) <= 2 * len(gluttons)
+
+
+async def test_the_requests_for_views_without_a_word_are_bounded_at_every_head(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    limits, calls = ReadLimits(), views(1_000, b"mute")
+    Multicall(node, mute)
+    rpc = await pool(node)
+    for at in range(1, 4):
+        reads = reads_of(rpc, chain, limits=limits)
+        assert await reads.many(calls) == [SILENT] * 1_000
+        assert len(limits.silent) == 64 * at
+        assert len(node.posts) <= 64 * 2 + 30
+        node.posts.clear()
+        assert await reads.many(calls) == [SILENT] * 1_000
+        assert len(node.posts) == 2  # at the same head nothing more is proven
+        node.posts.clear()
+        chain.mine()
+
+
+async def test_few_answers_at_a_time_do_not_make_many_requests(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
+    multicall, limits = Multicall(node), ReadLimits()
+    glutton = ViewCall(POOL, b"glutton")
+    multicall.gas, multicall.eats = 64 * 10, {glutton.data}
+    calls = [glutton, *views(999)]
+    assert await reads_of(await pool(node), chain, limits=limits).many(calls) == [SILENT, *answers(calls[1:])]
+    assert len(node.posts) <= 40
+
+
+async def test_a_sequence_goes_in_order_in_a_request_of_its_own(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
+    asked: list[bytes] = []
+
+    def noted(to: str, data: bytes) -> tuple[bool, bytes]:
+        asked.append(data)
+        return echo(to, data)
+
+    multicall, limits = Multicall(node, noted), ReadLimits()
+    ordered, other = [*views(3, b"c"), *views(3, b"bad"), *views(3, b"a")], views(4, b"other")
+    limits.silent.add(ordered[0])  # which changes no order here
+    reads = reads_of(await pool(node), chain, limits=limits)
+    told = await asyncio.gather(reads.many(other), reads.sequence(ordered), reads.many(other), reads.sequence([]))
+    assert [*told] == [answers(other), answers(ordered), answers(other), []]
+    assert sorted(multicall.sizes) == [8, 9]
+    begin = asked.index(ordered[0].data)
+    assert asked[begin : begin + len(ordered)] == [each.data for each in ordered]
+    assert {str(block) for block in multicall.blocks} == {
+        str({"blockHash": "0x" + chain.head.hash.hex(), "requireCanonical": True})
+    }
+
+
+async def test_a_sequence_that_is_too_heavy_is_never_cut(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
+    multicall, limits = Multicall(node, most=5), ReadLimits()
+    reads = reads_of(await pool(node), chain, limits=limits)
+    with pytest.raises(Transient, match="a sequence of 6 calls was refused"):
+        await reads.sequence(views(6))
+    assert multicall.sizes == [6]
+    assert limits == ReadLimits()
+    assert await reads.sequence(views(5)) == answers(views(5))
+    node.always = respond(status=413)
+    with pytest.raises(Transient):
+        await reads.sequence(views(2))
+
+
+async def test_a_sequence_at_a_head_that_is_gone_is_stale(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
+    Multicall(node)
+    reads = reads_of(await pool(node), chain)
+    chain.reorg(1)
+    with pytest.raises(Stale):
+        await reads.sequence(views(2))

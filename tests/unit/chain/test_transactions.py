@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from eth_abi.abi import decode
 
 from keeper.chain.rpc import _DEADLINES_S, Rpc
 from keeper.chain.simulation import Simulated, call_alone, simulate
-from keeper.chain.transactions import Funds, Nonces, balance, fee_history, funds, nonces, receipts, standing
+from keeper.chain.transactions import Funds, Nonces, balance, data_fees, fee_history, funds, nonces, receipts, standing
 from keeper.chain.turns import Priority
 from keeper.domain.chain import Call, Log
 from keeper.domain.units import BlockHash, TxHash
@@ -46,6 +47,7 @@ async def test_receipts_come_in_one_request_and_null_is_unknown(pool: Pool, node
     receipt = found[FIRST]
     assert receipt is not None
     assert (receipt.succeeded, receipt.gas_used, receipt.effective_gas_price_wei) == (True, 21_000, 0x77)
+    assert (receipt.data_fee_wei, receipt.cost_wei) == (0x99, 21_000 * 0x77 + 0x99)
     assert (receipt.block_number, receipt.logs[0].data, receipt.logs[0].index) == (3, b"\x05", 7)
     assert len(node.posts) == 1
     assert await receipts(rpc, []) == {}
@@ -107,6 +109,34 @@ async def test_nonces_and_funds(pool: Pool, node: FakeNode, chain: FakeChain) ->
     chain.reorg(1)
     with pytest.raises(Stale):
         await funds(rpc, ALICE, head)
+
+
+async def test_the_fees_for_data_are_asked_together_at_the_head(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
+    asked: list[bytes] = []
+
+    def l1_fee(call: dict[str, str], block: Any) -> str:
+        canonical(chain, block)
+        assert call["to"] == "0x" + POOL.hex()
+        (payload,) = decode(["bytes"], bytes.fromhex(call["data"][10:]))
+        asked.append(payload)
+        return "0x" + (16 * len(payload)).to_bytes(32).hex()
+
+    node.methods["eth_call"] = l1_fee
+    rpc = await pool(node)
+    assert await data_fees(rpc, POOL, [b"\x02" * 33, b""], chain.head) == (528, 0)
+    assert asked == [b"\x02" * 33, b""]
+    assert len(node.posts) == 1
+    head = chain.head
+    chain.reorg(1)
+    with pytest.raises(Stale):
+        await data_fees(rpc, POOL, [b"\x02"], head)
+
+
+async def test_a_fee_for_data_that_is_no_word_is_an_error_and_not_zero(pool: Pool, node: FakeNode) -> None:
+    rpc = await pool(node)
+    node.methods["eth_call"] = lambda call, _block: "0x" if call["to"] == "0x" + POOL.hex() else "0x" + "00" * 32
+    with pytest.raises(Transient):
+        await data_fees(rpc, POOL, [b"\x02"], node.chain.head)
 
 
 def fees(**changes: Any) -> dict[str, Any]:
@@ -192,9 +222,27 @@ async def test_calls_are_simulated_in_order_on_top_of_the_head_at_a_time(
     assert told[0].logs is not None
     assert (told[0].logs[0].address, told[0].logs[0].data) == (POOL, b"\x05")
     (block,) = asked[0]["blockStateCalls"]
-    assert block["blockOverrides"] == {"number": hex(chain.head.number + 1), "time": "0x4d2"}
     assert [call["data"] for call in block["calls"]] == ["0x01", "0x02", "0x03"]
     assert {call["from"] for call in block["calls"]} == {"0x" + ALICE.hex()}
+
+
+async def test_a_simulation_runs_in_the_landing_block_for_which_an_accrual_per_block_is_sized(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    """A plan repays what is owed one block on: on a node that counts from the head itself it would be too much."""
+    asked: list[Any] = []
+
+    def simulated(payload: Any, block: Any) -> list[dict[str, Any]]:
+        asked.append((payload, block))
+        return [{"calls": [{"status": "0x1", "gasUsed": "0x1"}]}]
+
+    node.methods["eth_simulateV1"] = simulated
+    landing = chain.head.landing(12)
+    await simulate(await pool(node), [Call(POOL, b"")], sender=ALICE, head=chain.head, at_s=landing.time_s)
+    ((payload, pinned),) = asked
+    assert pinned["blockHash"] == "0x" + chain.head.hash.hex()
+    overrides = payload["blockStateCalls"][0]["blockOverrides"]
+    assert overrides == {"number": hex(landing.block), "time": hex(landing.time_s)}
 
 
 @pytest.mark.parametrize(

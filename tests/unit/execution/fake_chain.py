@@ -78,6 +78,8 @@ class FakeChain:
 
     signer: Address
     base_fee: int = 10 * GWEI
+    data_fee: int = 0
+    """What every transaction costs beside its gas, as on a rollup."""
     is_strict_token: bool = False
     """Whether the token refuses to change an allowance that is not zero, as USDT does."""
     is_token_blocked: bool = False
@@ -144,7 +146,14 @@ class FakeChain:
             found = [self._taken(account, self.signer, head, tx.hash) for account in logs]
             taken += found
             receipts[tx.hash] = Receipt(
-                tx.hash, head.number, head.hash, ok, used, Wei(price), tuple(each.log for each in found)
+                tx.hash,
+                head.number,
+                head.hash,
+                ok,
+                used,
+                Wei(price),
+                tuple(each.log for each in found),
+                Wei(self.data_fee),
             )
         self.pool = {nonce: tx for nonce, tx in self.pool.items() if nonce >= state.nonce}
         self.blocks.append(Block(head, state, receipts, taken))
@@ -210,6 +219,11 @@ class FakeChain:
     async def fee_history(self, *, head: BlockHead, blocks: int, percentile: int) -> FeeHistory:
         self.requests.append("fee_history")
         return FeeHistory(Wei(self.base_fee), [Wei(GWEI)] * blocks)
+
+    async def data_fees(self, payloads: Sequence[bytes], head: BlockHead) -> Sequence[Wei]:
+        assert head == self.head
+        assert all(len(each) > 60 for each in payloads)  # an envelope and some calldata
+        return [Wei(self.data_fee)] * len(payloads)
 
     async def funds(self, address: Address, head: BlockHead) -> Funds:
         self.requests.append("funds")
@@ -297,6 +311,9 @@ class Wire:
                 "fee_history", lambda: self.chain.fee_history(head=head, blocks=blocks, percentile=percentile)
             ),
         )
+
+    async def data_fees(self, payloads: Sequence[bytes], head: BlockHead) -> Sequence[Wei]:
+        return cast("Sequence[Wei]", await self._through("data_fees", lambda: self.chain.data_fees(payloads, head)))
 
     async def funds(self, address: Address, head: BlockHead) -> Funds:
         return cast("Funds", await self._through("funds", lambda: self.chain.funds(address, head)))

@@ -99,6 +99,25 @@ async def test_a_token_that_refuses_to_change_an_allowance_is_reset_first(tmp_pa
         assert one.results == [Result.WON]
 
 
+async def test_a_rollups_fee_for_data_is_weighed_before_and_counted_afterwards(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE, BOB)
+    chain.data_fee = 55 * 10**14
+    async with desk(chain) as one:
+        rich, poor = plan_of(chain, ALICE, profit_usd=100), plan_of(chain, BOB, profit_usd=12)
+        accepted, skipped = await one.sender.submit(batch_of(chain, rich, poor))
+        assert isinstance(accepted, Accepted)
+        assert isinstance(skipped, Skipped)
+        assert skipped.reason is Reason.UNPROFITABLE
+        await one.heads(2)
+        (outcome,) = one.outcomes
+        assert outcome.gas_cost_wei == GAS * 11 * GWEI + chain.data_fee
+    chain.data_fee = 0
+    chain.state.liquidatable.add(BOB)
+    async with desk(chain) as again:
+        (verdict,) = await again.sender.submit(batch_of(chain, plan_of(chain, BOB, profit_usd=12)))
+        assert isinstance(verdict, Accepted)  # the fee alone had made it too dear
+
+
 async def test_a_blocked_token_drops_the_plan_and_its_allowance(tmp_path: Path):
     chain = new_chain(tmp_path, ALICE)
     chain.state.allowance, chain.is_token_blocked = 0, True

@@ -7,10 +7,13 @@ import pytest
 from keeper.domain import abi
 from keeper.domain.abi import address_word, number_word, topic, view
 from keeper.domain.chain import BlockHead, Log, ViewCall, ViewResult
+from keeper.domain.outcome import Reason
 from keeper.domain.units import NATIVE, WAD, Address, BlockHash, PositionId, TokenAmount, TxHash
+from keeper.engine.parity import differs
 from keeper.errors import Invalid, Unsafe
 from keeper.oracles.prices import Prices
 from keeper.protocols.compound_v2 import contracts as compound
+from keeper.protocols.compound_v2 import reader as compound_reader
 from keeper.protocols.compound_v2 import rules
 from keeper.protocols.compound_v2.contracts import Kind
 from keeper.protocols.compound_v2.reader import CompoundReader
@@ -195,11 +198,173 @@ async def test_an_error_code_of_a_token_is_no_balance():
     word = address_word(WHO)
     reads.answers[view(ROOT, compound.ASSETS_IN, word)] = listed(C_USDC)
     reads.answers[view(C_USDC, compound.ACCOUNT, word)] = told(9, 0, 0, 0)
-    with pytest.raises(abi.Unreadable):
+    with pytest.raises(Invalid, match="code 9"):
         await found.positions(reads, [PositionId(WHO)])
     reads.answers[view(C_USDC, compound.ACCOUNT, word)] = told(0, 2**200, 0, 0)
     with pytest.raises(Invalid):
         await found.positions(reads, [PositionId(WHO)])
+
+
+async def test_a_token_that_takes_an_unknown_call_for_a_deposit_says_nothing_by_it():
+    reads, found = chain("compound"), reader()
+    for function in (compound.UNDERLYING, compound.ACCRUED_TIME, compound.SEIZE_SHARE, compound.WETH_UNWRAPPER):
+        reads.answers[view(C_NATIVE, function)] = ViewResult(ok=True, data=b"")  # cETH of 2019 has such a fallback
+    await found.discover(reads)
+    snapshot = await found.snapshot(reads)
+    assert snapshot.kind == "compound"
+    assert snapshot.tokens[0].underlying.address == NATIVE
+    assert (snapshot.tokens[0].seize_share_wad, snapshot.tokens[0].is_seizing_paused) == (0, False)
+
+
+@pytest.mark.parametrize("answer", [ViewResult(ok=True, data=b""), told(2**200)])
+async def test_a_token_that_says_nothing_or_the_impossible_takes_only_its_holders_down(answer: ViewResult):
+    reads, found = chain("compound"), reader()
+    await found.discover(reads)
+    for function in (compound.CASH, compound.SUPPLY, compound.RESERVE_FACTOR, compound.RATE_PER_BLOCK):
+        kept, reads.answers[view(C_USDC, function)] = reads.answers[view(C_USDC, function)], answer
+        native, dollars = (await found.snapshot(reads)).tokens.values()
+        assert (native.price, native.is_seizing_paused) == (3_000 * WAD, False)
+        assert dollars.is_liquidation_paused
+        assert dollars.is_seizing_paused
+        reads.answers[view(C_USDC, function)] = kept
+
+
+async def test_what_contracts_do_not_answer_is_blamed_on_the_account_and_not_on_the_node():
+    reads, found = chain("compound"), reader()
+    await found.discover(reads)
+    word = address_word(WHO)
+    with pytest.raises(Invalid):
+        await found.positions(reads, [PositionId(WHO)])  # what it has entered is not told
+    reads.answers[view(ROOT, compound.ASSETS_IN, word)] = listed(C_USDC)
+    with pytest.raises(Invalid):
+        await found.positions(reads, [PositionId(WHO)])
+    reads.answers[view(C_USDC, compound.ACCOUNT, word)] = told(0, 10**9, 1, 2 * 10**14)
+    assert await found.positions(reads, [PositionId(WHO)])
+
+
+@pytest.mark.parametrize("missing", [compound.CLOSE_FACTOR, compound.INCENTIVE, compound.GET_ALL_MARKETS])
+async def test_what_a_comptroller_does_not_answer_any_more_is_blamed_on_its_market_alone(missing: bytes):
+    reads, found = chain("compound"), reader()
+    await found.discover(reads)
+    del reads.answers[view(ROOT, missing)]
+    with pytest.raises(Invalid):
+        await found.snapshot(reads)
+    with pytest.raises(Invalid):
+        await found.discover(reads)
+
+
+@pytest.mark.parametrize("few", [compound_reader._FEW_CALLS, 0])
+async def test_receipts_that_were_never_entered_are_seized_but_count_for_nothing(
+    few: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(compound_reader, "_FEW_CALLS", few)
+    reads, found = chain("compound"), reader()
+    await found.discover(reads)
+    word = address_word(WHO)
+    reads.answers |= {
+        view(ROOT, compound.ASSETS_IN, word): listed(C_USDC),
+        view(C_NATIVE, compound.ACCOUNT, word): told(0, 10**9, 0, 2 * 10**26),
+        view(C_USDC, compound.ACCOUNT, word): told(0, 0, 100 * 10**6, 2 * 10**14),
+        view(ROOT, compound.LIQUIDITY, word): told(0, 0, 100 * WAD),
+    }
+    (position,) = await found.positions(reads, [PositionId(WHO)])
+    snapshot = await found.snapshot(reads)
+    assessment = rules.assess(position, snapshot, NOW, None)
+    (step,) = assessment.opportunities
+    assert (step.seize.address, step.repay_amount) == (C_NATIVE, 50 * 10**6)
+    assert (assessment.health.health_factor_wad, assessment.health.collateral_base) == (0, 0)
+    (theirs,) = await found.chain_health(reads, [PositionId(WHO)])
+    assert theirs is not None
+    assert not differs(assessment.health, theirs)
+    del reads.answers[view(ORACLE, compound.PRICE, address_word(C_NATIVE))]
+    priceless = rules.assess(position, await found.snapshot(reads), NOW, None)
+    assert (priceless.health.is_liquidatable, priceless.blocked) == (True, Reason.PRICE_UNKNOWN)
+    reads.answers[view(C_NATIVE, compound.ACCOUNT, word)] = told(9, 10**9, 0, 0)
+    (position,) = await found.positions(reads, [PositionId(WHO)])
+    assert [each.token for each in position.entries] == [1]
+
+
+async def test_native_currency_is_valued_elsewhere_while_its_token_has_no_price():
+    reads = chain("compound")
+    reads.answers[view(C_NATIVE, compound.UNDERLYING)] = told(3)
+    third = address(13)
+    for call, answer in list(reads.answers.items()):
+        if call.to == C_NATIVE:
+            reads.answers[ViewCall(third, call.data)] = answer
+        elif address_word(C_NATIVE) in call.data:
+            reads.answers[ViewCall(call.to, call.data.replace(address_word(C_NATIVE), address_word(third)))] = answer
+    reads.answers[view(ROOT, compound.GET_ALL_MARKETS)] = listed(C_NATIVE, C_USDC, third)
+    del reads.answers[view(ORACLE, compound.PRICE, address_word(C_NATIVE))]
+    found = reader()
+    await found.discover(reads)
+    snapshot = await found.snapshot(reads)
+    assert snapshot.tokens[0].price is None
+    assert snapshot.native_price_base == 3_000 * 10**8
+    assert snapshot.value_base(WETH, TokenAmount(WAD)) == 3_000 * 10**8
+
+
+def venus() -> ScriptedReads:
+    """Script a market of Venus with VAI, whose index was stored 1.01 and has grown to 1.02 since."""
+    reads = chain("compound")
+    for token in (C_NATIVE, C_USDC):
+        reads.answers[view(ROOT, compound.MARKETS, address_word(token))] = told(
+            1, WAD // 2, 0, WAD * 3 // 4, WAD * 11 // 10, 0, 1
+        )
+    word = address_word(WHO)
+    reads.answers |= {
+        view(ROOT, compound.LAST_POOL): told(0),
+        view(ROOT, compound.LIQUIDATOR): told(21),
+        view(ROOT, compound.VAI_CONTROLLER): told(22),
+        view(ROOT, compound.REDEEM_FEE): told(0),
+        view(address(21), compound.TREASURY_SHARE): told(WAD // 2),
+        view(address(21), compound.FORCES_VAI): told(1),
+        view(address(21), compound.MIN_VAI): told(1_000 * WAD),
+        view(address(22), compound.VAI_ADDRESS): told(23),
+        view(address(22), compound.VAI_RATE): told(10**9),
+        view(address(23), abi.DECIMALS): told(18),
+        view(address(23), abi.SYMBOL): text("VAI"),
+        view(ROOT, compound.ASSETS_IN, word): listed(C_NATIVE),
+        view(C_NATIVE, compound.ACCOUNT, word): told(0, 10**9, 0, 2 * 10**26),
+        view(ROOT, compound.USER_POOL, word): told(0),
+        view(ROOT, compound.MINTED_VAI, word): told(400 * WAD),
+        view(address(22), compound.VAI_INTEREST, word): told(0),
+        view(address(22), compound.VAI_USER_INDEX, word): told(WAD),
+    }
+    return reads
+
+
+class AccruingReads(ScriptedReads):
+    """Let VAI's index grow once interest is accrued in a sequence."""
+
+    async def sequence(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
+        index, told_so = view(address(22), compound.VAI_INDEX), []
+        for call in calls:
+            is_grown = view(address(22), compound.ACCRUE_VAI) in calls[: len(told_so)]
+            grown = {index: told(WAD * (102 if is_grown else 101) // 100)}
+            told_so.append(grown.get(call, self.answers.get(call, ERROR)))
+        return told_so
+
+
+async def test_interest_on_vai_counts_against_other_debts_only_once_it_is_stored():
+    reads, found = AccruingReads(venus().answers), reader()
+    await found.discover(reads)
+    snapshot = await found.snapshot(reads)
+    assert snapshot.vai is not None
+    assert (snapshot.vai.index, snapshot.vai.lag) == (WAD * 102 // 100, WAD // 100)
+    (position,) = await found.positions(reads, [PositionId(WHO)])
+    health = rules.health(position, snapshot, NOW)
+    assert health.debt_base == 404 * 10**8
+    assert (position.vai is not None, health.is_liquidatable) == (True, False)
+
+
+async def test_where_vai_cannot_accrue_only_vai_is_stuck():
+    reads, found = AccruingReads(venus().answers), reader()
+    del reads.answers[view(address(22), compound.VAI_RATE)]
+    await found.discover(reads)
+    snapshot = await found.snapshot(reads)
+    assert snapshot.vai is not None
+    assert (snapshot.vai.rate, snapshot.vai.is_paused, snapshot.vai.first_from) == (0, True, 1_000 * WAD)
+    assert not any(each.is_liquidation_paused for each in snapshot.tokens.values())
 
 
 async def test_a_new_token_is_found_without_its_log():

@@ -325,6 +325,54 @@ def test_vai_comes_first_where_there_is_much_of_it():
     assert {each.repay.symbol for each in rules.assess(much, paused, NOW, None).opportunities} == {"T0"}
 
 
+def test_interest_on_vai_that_is_not_stored_makes_vai_liquidatable_and_nothing_else():
+    held, market = sinking(kind="venus", liquidator=LIQUIDATOR_CONTRACT)
+    held = replace(held, entries=(replace(held.entries[0], debt=649 * WAD), held.entries[1]))
+    held = replace(held, vai=VaiDebt(100 * WAD, 0, WAD))
+    vai = Vai(Token(address(50), "VAI", 18), address(51), WAD + 10**16 * 3, 10**9, NOW.block, False, 102 * WAD)
+    stale = replace(market, vai=replace(vai, lag=10**16 * 2))
+    (found,) = rules.assess(held, stale, NOW, None).opportunities
+    assert (found.repay.symbol, found.repay_amount) == ("VAI", 515 * WAD // 10)
+    assert rules.health(held, stale, NOW).debt_base == 750 * 10**8
+    (found,) = rules.assess(held, replace(market, vai=vai), NOW, None).opportunities
+    assert found.repay.symbol == "VAI"  # it comes first now
+    late = replace(stale, vai=replace(vai, lag=10**16, first_from=102 * WAD))
+    assert {each.repay.symbol for each in rules.assess(held, late, NOW, None).opportunities} == {"VAI"}
+    some = replace(stale, vai=replace(vai, lag=10**16, first_from=103 * WAD))
+    assert {each.repay.symbol for each in rules.assess(held, some, NOW, None).opportunities} == {"T0", "VAI"}
+
+
+def test_vai_comes_before_a_debt_that_is_forced_for_its_account_alone():
+    held, market = sinking(kind="venus", liquidator=LIQUIDATOR_CONTRACT)
+    vai = Vai(Token(address(50), "VAI", 18), address(51), WAD, 10**9, NOW.block, False, 100 * WAD)
+    held = replace(held, vai=VaiDebt(100 * WAD, 0, WAD), forced=frozenset({0}))
+    found = rules.assess(held, replace(market, vai=vai), NOW, None).opportunities
+    assert {each.repay.symbol for each in found} == {"VAI"}
+    tokens = {**market.tokens, 0: replace(market.tokens[0], is_forced=True)}
+    found = rules.assess(held, replace(market, vai=vai, tokens=tokens), NOW, None).opportunities
+    assert {each.repay.symbol for each in found} == {"T0", "VAI"}
+
+
+def test_native_debt_is_seized_for_by_the_core_pools_terms_and_shared_by_the_own_pools():
+    held, market = sinking(kind="venus", liquidator=LIQUIDATOR_CONTRACT)
+    native = Token(NATIVE, "native", 18)
+    terms = {**market.terms, (1, 0): market.terms[0, 0], (1, 1): Terms(WAD * 3 // 4, WAD * 12 // 10)}
+    tokens = {**market.tokens, 0: replace(market.tokens[0], underlying=native, pays=native)}
+    market, held = replace(market, terms=terms, treasury_share_wad=WAD // 2), replace(held, pool=1)
+    (own,) = rules.assess(held, market, NOW, None).opportunities
+    (core,) = rules.assess(held, replace(market, tokens=tokens), NOW, None).opportunities
+    own_gross, core_gross = (each.seized_amount + each.protocol_fee_amount for each in (own, core))
+    assert (own.repay_amount, own_gross) == (core.repay_amount, 3755 * 5 * 12 * 10**7)
+    assert core_gross == 3755 * 5 * 108 * 10**6
+    assert core.protocol_fee_amount == core_gross // 6 // 2
+
+
+def test_one_of_two_tokens_that_take_the_same_may_be_without_a_price():
+    first, second = ctoken(0, price=None), ctoken(1)
+    market = snapshot([first, replace(second, underlying=first.underlying, pays=first.pays)])
+    assert market.value_base(first.underlying.address, TokenAmount(WAD)) == 10**8
+
+
 def test_a_pool_that_does_not_fall_back_gives_strangers_no_weight():
     core, own = Terms(1, 2), Terms(3, 4)
     assert rules.pool_terms(core, own, is_active=True, falls_back=True) == own

@@ -78,6 +78,7 @@ def snapshot(
     **changes: Any,
 ) -> MorphoSnapshot:
     usd = {LOAN.address: 10**8, NATIVE: 2_000 * 10**8} if prices is None else prices
+    pairs = list(pairs)
     plain = MorphoSnapshot(
         market="morpho",
         head=head(),
@@ -86,6 +87,7 @@ def snapshot(
         pre_liquidations={each.address: each for each in contracts},
         prices={token: Base(price) for token, price in usd.items()},
         tokens={LOAN.address: LOAN, COLLATERAL.address: COLLATERAL},
+        vouched=frozenset(each.params.id for each in pairs),
     )
     return replace(plain, **changes)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from keeper.domain.outcome import Reason
-from keeper.domain.units import MAX_UINT256, NATIVE, WAD, TokenAmount
+from keeper.domain.units import MAX_UINT256, NATIVE, WAD, Address, TokenAmount
 from keeper.protocols.morpho_blue import rules
 from keeper.protocols.morpho_blue.contracts import Pair
 from tests.unit.protocols.morpho_blue.market import (
@@ -125,6 +125,43 @@ def test_a_loan_token_without_a_price_is_liquidatable_but_cannot_be_weighed():
     assert (assessment.blocked, assessment.health.is_liquidatable) == (Reason.PRICE_UNKNOWN, True)
     assert (assessment.health.collateral_base, assessment.health.debt_base) == (0, 0)
     assert assessment.health.health_factor_wad < WAD
+
+
+def test_collateral_that_only_a_strangers_oracle_prices_is_never_paid_for():
+    """Anybody can make a pair of a token of his own and be lender, borrower and oracle in it."""
+    found = pair()
+    held, alone = position(found, 1_800 * USDC), snapshot([found], vouched=frozenset())
+    assessment = rules.assess(held, alone, NOW, None)
+    assert (assessment.opportunities, assessment.blocked) == ((), Reason.PRICE_UNKNOWN)
+    assert assessment.health == rules.assess(held, snapshot([found]), NOW, None).health
+    assert assessment.health.is_liquidatable
+    healthy = rules.assess(position(found, 1_600 * USDC), alone, NOW, None)
+    assert healthy.blocked is Reason.NOT_LIQUIDATABLE
+
+
+@pytest.mark.parametrize(("sold", "is_vouched"), [(1_800, False), (1_800, True), (2_000, False), (2_500, False)])
+def test_collateral_counts_at_the_lower_of_its_oracles_price_and_the_markets(sold: int, is_vouched: bool):
+    found = pair()
+    usd = {LOAN.address: 10**8, NATIVE: 2_000 * 10**8, COLLATERAL.address: sold * 10**8}
+    market = snapshot([found], prices=usd)
+    market = market if is_vouched else replace(market, vouched=frozenset())
+    (planned,) = rules.assess(position(found, 1_800 * USDC), market, NOW, None).opportunities
+    worth = planned.seized_amount * min(sold, 2_000) * 10**8 // 10**18
+    assert 0 <= worth - planned.seized_base <= 10**2
+    assert (planned.gross_profit_base > 0) is (sold >= 2_000)
+
+
+def test_a_pre_liquidation_by_an_oracle_of_the_borrowers_own_choosing_is_not_planned():
+    """It could raise its price once the payment is under way: the same repayment would then seize next to nothing."""
+    found = pair()
+    by = contract(found, oracle=Address(b"\x5a" * 20), incentives_wad=(105 * WAD // 100, 106 * WAD // 100))
+    held, market = position(found, 1_660 * USDC, 10**18, by), snapshot([found], [by])
+    assessment = rules.assess(held, market, NOW, None)
+    assert (assessment.opportunities, assessment.blocked) == ((), Reason.PRICE_UNKNOWN)
+    assert assessment.health.is_liquidatable
+    both = contract(found, 1)
+    held, market = position(found, 1_660 * USDC, 10**18, by, both), snapshot([found], [by, both])
+    assert [each.target for each in rules.assess(held, market, NOW, None).opportunities] == [both.address]
 
 
 def test_a_pair_that_is_not_watched_flags_nobody():
