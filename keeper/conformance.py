@@ -23,6 +23,7 @@ from keeper.domain.units import NATIVE, WAD, Address, BlockHash, PositionId, TxH
 from keeper.engine.parity import differs
 from keeper.engine.screen import MAX_ENTRIES, Screen
 from keeper.errors import Invalid
+from keeper.registry import markets_of
 from keeper.settings import Settings
 from keeper.store.database import Database
 from keeper.store.findings import Findings
@@ -71,6 +72,8 @@ async def examine_all(
 ) -> tuple[Check, ...]:
     """Examine every market of a protocol on the configured chain; it works beside a running daemon."""
     chosen = chain.model_copy(update={"markets": tuple(each for each in chain.markets if each.protocol == name)})
+    if incomplete := [_parts(each, missing) for each in markets_of(chosen) if (missing := [*_missing(each)])]:
+        return tuple(incomplete)
     async with open_rpc(settings, chosen) as rpc:
         path = database_path(settings)
         database = await Database.open(path, chosen.chain_id, is_read_only=True) if path.exists() else None
@@ -100,16 +103,15 @@ async def examine(
 
     The market has been discovered. With a probe, the contracts' own verdict about liquidations is asked as well.
     """
-    missing = [*_missing(market)]
-    if missing:
-        return (_verdict(market, "parts", missing, "reader, rules and calls have everything that the ports ask for"),)
+    if missing := [*_missing(market)]:
+        return (_parts(market, missing),)
     snapshot = await market.reader.snapshot(reads)
     positions = tuple(await market.reader.positions(reads, ids))
     landing = reads.head.landing(LANDING_S)
     assessed = tuple(market.rules.assess(each, snapshot, landing, None) for each in positions)
     sample = Sample(market, snapshot, positions, reads.head.moment, landing, assessed)
     checks = [
-        _verdict(market, "parts", [], "reader, rules and calls have everything that the ports ask for"),
+        _parts(market, []),
         _verdict(market, "snapshot", [*_snapshot(sample, reads)], f"{len(snapshot.payments)} ways to pay"),
         _verdict(market, "logs", [*_logs(sample)], "logs of strangers name nothing and touch nothing"),
         _verdict(market, "reading", [*await _reading(sample, reads, ids)], f"{len(ids)} positions, in any company"),
@@ -124,10 +126,16 @@ async def examine(
     ]
     if probe is not None:
         refused, tried = await _probed(sample, probe)
-        checks.append(_verdict(market, "contracts agree", refused, f"none of {tried} liquidations is refused as illegal"))
+        checks.append(
+            _verdict(market, "contracts agree", refused, f"none of {tried} liquidations is refused as illegal")
+        )
     if not positions:
         checks.append(Check(f"{market.name}: sample", Status.WARN, "no position to examine", "open some, or wait"))
     return tuple(checks)
+
+
+def _parts(market: Market, missing: Sequence[str]) -> Check:
+    return _verdict(market, "parts", missing, "reader, rules and calls have everything that the ports ask for")
 
 
 def _verdict(market: Market, name: str, problems: Sequence[str], fine: str) -> Check:
@@ -253,17 +261,24 @@ def _assessments(sample: Sample) -> Iterator[str]:
             yield f"{name} has one health alone and another in its assessment"
         if not found.opportunities and found.blocked is None:
             yield f"{name} has neither an opportunity nor a reason why not"
+        if found.health.is_liquidatable and found.blocked is Reason.NOT_LIQUIDATABLE:
+            yield f"{name} can be liquidated by its health, and cannot by its assessment"
         if found.opportunities and not found.health.is_liquidatable:
             yield f"{name} is healthy and has an opportunity"
-        profits = [each.gross_profit_base for each in found.opportunities]
-        if profits != sorted(profits, reverse=True):
-            yield f"{name} has its best opportunity behind another"
-        for each in found.opportunities:
-            amounts = (each.repay_amount, each.seized_amount, each.protocol_fee_amount)
-            if min(amounts) < 0 or each.repay_limit < each.repay_amount:
-                yield f"{name} has an impossible amount"
-            if (each.key.market, each.key.id) != (sample.market.name, position.id) or each.at != sample.landing:
-                yield f"{name} has an opportunity of another position or moment"
+        yield from (f"{name} has {each}" for each in _disorder(sample, position, found.opportunities))
+
+
+def _disorder(sample: Sample, position: Any, opportunities: Sequence[Opportunity]) -> Iterator[str]:
+    """Find what is wrong with one position's opportunities among themselves."""
+    profits = [each.gross_profit_base for each in opportunities]
+    if profits != sorted(profits, reverse=True):
+        yield "its best opportunity behind another"
+    for each in opportunities:
+        amounts = (each.repay_amount, each.seized_amount, each.protocol_fee_amount)
+        if min(amounts) < 0 or each.repay_limit < each.repay_amount:
+            yield "an impossible amount"
+        if (each.key.market, each.key.id) != (sample.market.name, position.id) or each.at != sample.landing:
+            yield "an opportunity of another position or moment"
 
 
 def _budgets(sample: Sample) -> Iterator[str]:

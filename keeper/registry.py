@@ -38,6 +38,8 @@ def _pair_id(value: object) -> bytes:
     return bytes.fromhex(value[2:])
 
 
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
+"""What a chain file can say."""
 PairField = Annotated[bytes, BeforeValidator(_pair_id)]
 
 Bind = Callable[[MarketConfig, ChainFile], Market]
@@ -117,10 +119,10 @@ def protocol_names() -> tuple[str, ...]:
 
 
 def _offered() -> Mapping[str, list[EntryPoint]]:
-    """Return what other packages offer; none can take the place of a built-in protocol."""
+    """Return what other packages offer under a name that a chain file can say; none can take a built-in one's place."""
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
-        if point.name not in BUILT_IN:
+        if point.name not in BUILT_IN and _NAME.fullmatch(point.name):
             found.setdefault(point.name, []).append(point)
     return found
 
@@ -141,6 +143,8 @@ def _bind_of(name: str) -> Bind:
         found: Bind = points[0].load()
     except (ImportError, AttributeError, SyntaxError) as error:
         raise ConfigurationError(f"the package that offers its protocol cannot be loaded: {error}") from error
+    if not callable(found):
+        raise ConfigurationError("the package that offers its protocol names something that is no function")
     return found
 
 

@@ -189,11 +189,16 @@ class Scanner:
         extension = await self._chain.extend(head)
         logs = await self._chain.logs(extension, self.filter)
         known = await self._known_anew(extension)
+        unread: dict[str, str] = {}
         for name, desk in self._desks.items():
             desk.unwind(extension.orphaned)
             if extension.is_rebuild:
                 desk.distrust(known[name])
-            desk.follow(extension.new, logs, depth=self._chain.depth)
+            try:
+                desk.follow(extension.new, logs, depth=self._chain.depth)
+            except Invalid as error:  # its own contracts' logs cannot be read: nothing that they changed is known
+                desk.distrust(())
+                unread[name] = str(error)
         self._chain.commit(extension)
         noted = self._clock.monotonic_s()
         readings, invalid, inventory = await self._read(head)
@@ -210,7 +215,7 @@ class Scanner:
             planned=planned,
             candidates={candidate.key: candidate for candidate in candidates},
             quarantined=sum(len(desk.held) for desk in self._desks.values()),
-            invalid=invalid,
+            invalid=unread | invalid,
             stages_s={
                 "logs": noted - started,
                 "read": read - noted,

@@ -471,6 +471,7 @@ class ChainReader(ToyReader):
     impossible: set[PositionId] = field(default_factory=set)
     misread: dict[PositionId, ToyPosition] = field(default_factory=dict)
     is_impossible: bool = False
+    are_logs_impossible: bool = False
     payments: tuple[Payment, ...] = (Payment(CASH, POOL),)
     targets: frozenset[Address] = frozenset({POOL})
     proceeds: tuple[Token, ...] = ()
@@ -491,6 +492,8 @@ class ChainReader(ToyReader):
 
     def touched(self, logs: Iterable[Log]) -> Touched:
         """Return whose state changed."""
+        if self.are_logs_impossible:
+            raise Invalid("a log is not of this world")
         seen = list(logs)
         accounts = frozenset(PositionId(log.data) for log in seen if log.topics[0] != CHANGED)
         return Touched(accounts, any(log.topics[0] == CHANGED for log in seen))

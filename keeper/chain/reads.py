@@ -57,7 +57,9 @@ class ReadLimits:
         """Take what a view said when it was asked alone, or among the silent ones."""
         if not _is_silent(result):
             self.silent.discard(call)
-        elif len(self.silent) < _MOST_SILENT:
+        elif call not in self.silent:
+            if len(self.silent) >= _MOST_SILENT:
+                self.silent.pop()  # any: many may be of views that are never asked again
             self.silent.add(call)
 
 
@@ -157,12 +159,12 @@ class PinnedReads:
     def _order(self, calls: Sequence[ViewCall]) -> tuple[list[int], int]:
         """Return the places of calls in the order to ask them, silent ones last, and how many are not silent.
 
-        Another silent one comes first at every head: behind one that burns all the gas none could be heard again.
+        Any of the silent ones comes first, by the head's hash: behind one that burns all the gas none could be heard again.
         """
         spoken, silent = list[int](), list[int]()
         for place, call in enumerate(calls):
             (silent if call in self._limits.silent else spoken).append(place)
-        turn = self._head.number % len(silent) if silent else 0
+        turn = int.from_bytes(self._head.hash) % len(silent) if silent else 0
         return [*spoken, *silent[turn:], *silent[:turn]], len(spoken)
 
     async def _heard(self, calls: Sequence[ViewCall], found: list[ViewResult]) -> list[ViewResult]:
@@ -220,7 +222,7 @@ class PinnedReads:
             raise Transient(f"the aggregate was refused: {refused}")
         spoken = sum(call not in self._limits.silent for call in chunk)
         if not spoken and self._proofs <= 0:
-            return [ViewResult(ok=False, data=b"")] * len(chunk)  # each has its turn to be asked first at another head
+            return [ViewResult(ok=False, data=b"")] * len(chunk)  # any of them is asked first at another head
         if len(chunk) == 1:
             return [await self._proven(chunk[0])]
         middle = spoken if 0 < spoken < len(chunk) else len(chunk) // 2

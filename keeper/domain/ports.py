@@ -56,7 +56,10 @@ class Reads(Protocol):
 
 
 class Snapshot(Protocol):
-    """A market's shared state at one block: prices, indexes, parameters."""
+    """A market's shared state at one block: prices, indexes, parameters.
+
+    Rules are functions of it alone, so it also names its market, for the keys of what they find.
+    """
 
     @property
     def head(self) -> BlockHead:
@@ -89,7 +92,7 @@ class Snapshot(Protocol):
 
 
 class Position(Protocol):
-    """One position's own state, as stored on chain (scaled, without interest)."""
+    """One position's own state, as stored on chain (scaled, without interest); equal states compare equal."""
 
     @property
     def id(self) -> PositionId:
@@ -202,7 +205,7 @@ class Rules(Protocol[SnapshotIn, PositionIn]):
         ...
 
     def health(self, position: PositionIn, snapshot: SnapshotIn, at: Moment) -> Health:
-        """Value the position exactly."""
+        """Value the position exactly; what has no price counts for nothing, and its holder is not liquidatable."""
         ...
 
     def assess(

@@ -11,6 +11,7 @@ from keeper.domain.position import Health
 from keeper.domain.units import BlockHash, PositionId
 from keeper.engine.parity import Mismatch, differs
 from keeper.engine.scan import MarketBook, Scan
+from keeper.errors import Invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +73,26 @@ class Desk:
         """Read again what new blocks touched; `logs` are in the order of the chain, those of a gap before `blocks`.
 
         What each of the last `depth` blocks touched is remembered for the case that it is orphaned.
+        Raises: Invalid, after everything else was followed, where logs of the market's own contracts make no sense.
         """
         inside: dict[BlockHash, list[Log]] = {}
         for log in logs:
             inside.setdefault(log.block_hash, []).append(log)
-        found = self.reader.liquidations(logs)
         followed = {block.hash for block in blocks}
-        for block_hash, emitted in inside.items():
-            if block_hash not in followed:
-                self._note(emitted)
-        for block in blocks:
-            self._history[block.hash] = self._note(inside.get(block.hash, []))
+        senseless: list[Invalid] = []
+        for block_hash in (*(each for each in inside if each not in followed), *(block.hash for block in blocks)):
+            noted: frozenset[PositionId] = frozenset()
+            try:
+                noted = self._note(inside.get(block_hash, []))
+            except Invalid as error:
+                senseless.append(error)
+            if block_hash in followed:
+                self._history[block_hash] = noted
         while len(self._history) > depth:
             del self._history[next(iter(self._history))]
-        self._taken += found
+        if senseless:
+            raise senseless[0]
+        self._taken += self.reader.liquidations(logs)
 
     def distrust(self, known: Collection[PositionId]) -> None:
         """Read everything again: the positions of the book, and those that discovery knows."""

@@ -24,7 +24,7 @@ from tests.operator import Operator, prepare, run_keeper
 
 PACKAGE = Path(__file__).parent / "pawnshop"
 SPEC = DevnetSpec(n_positions=30)
-FACTORS_BPS = (10_150, 10_300, 10_600, 11_000, 11_500, 12_000, 12_800, 14_000, 17_000, 25_000)
+FACTORS_BPS = (10_150, 10_300, 10_600, 11_000, 11_500, 12_000, 12_800, 14_000, 17_000, 40_000)
 SIZES_USD = (40, 1_000, 250_000)
 OWNER_SEED = 77
 OWNER_WEI = 10**18
@@ -32,7 +32,7 @@ CASH_USD = 100_000_000
 THRESHOLD_BPS = 8_000
 LOANS = tuple((size, factor) for size in SIZES_USD for factor in FACTORS_BPS)
 RATE_WAD = WAD // (10 * 86_400)  # a tenth a day: a few seconds of it are many units
-PRICE_PERCENT = 80
+LOW_PERCENT, LOWEST_PERCENT = 60, 40  # of the first price: at the lowest, bonuses exceed what some have left
 MIN_PROFIT_BASE = 5 * BASE_UNIT
 # a loan can stay unhealthy for one of these, and nobody would do anything about it
 LEGITIMATE = {"unprofitable", "no_collateral", "dust_rule"}
@@ -52,6 +52,7 @@ PARTS = (
 DEFECTS = (
     ("// BPS * WAD // debt", "// BPS * WAD // debt + 1", "parity"),
     ("terms.close_factor_bps // BPS", "terms.close_factor_bps // BPS + 1", "contracts agree"),
+    ("min(closed, covered)", "closed", "contracts agree"),
     ("_SINCE: Weight(terms.rate_wad, WAD, 0)", "_SINCE: Weight(2 * terms.rate_wad, WAD, 0)", "screen"),
     ("if budget is None else", "if True else", "budgets"),
 )
@@ -81,10 +82,10 @@ class Shop:
         factors = await self.devnet.chain.call_all((self.root, HEALTH, (each,)) for each in self.owners)
         return [owner for owner, factor in zip(self.owners, factors, strict=True) if factor < WAD]
 
-    async def drop(self) -> None:
+    async def drop(self, percent: int) -> None:
         """Let the collateral fall, and find that some loans are unhealthy and others are not."""
         start = await self.market.prices()
-        await self.market.set_prices({"WETH": start["WETH"] * PRICE_PERCENT // 100})
+        await self.market.set_prices({"WETH": start["WETH"] * percent // 100})
         assert len(self.owners) // 3 < len(await self.unhealthy()) < len(self.owners)
 
     async def keeper(self, site: Path, *arguments: str, is_live: bool = False) -> subprocess.CompletedProcess[str]:
@@ -189,7 +190,7 @@ async def test_an_installed_package_is_listed_and_keeps_every_promise_on_its_own
         checked = await shop.keeper(site, "check", "--json")
         assert checked.returncode == 0, checked.stdout + checked.stderr
         assert "market shop" in {each["name"] for each in json.loads(checked.stdout)["checks"]}
-        await shop.drop()
+        await shop.drop(LOWEST_PERCENT)
         examined = await shop.keeper(site, "protocol", "test", "pawnshop", "--json")
         assert examined.returncode == 0, examined.stdout + examined.stderr
         found = {each["name"]: each for each in json.loads(examined.stdout)["checks"]}
@@ -200,9 +201,9 @@ async def test_an_installed_package_is_listed_and_keeps_every_promise_on_its_own
 
 async def test_each_defect_of_its_rules_is_found_by_the_check_that_is_for_it(tmp_path: Path) -> None:
     async with opened(tmp_path) as shop:
-        await shop.drop()
-        for right, wrong, part in DEFECTS:
-            site = install(tmp_path / part, (right, wrong))
+        await shop.drop(LOWEST_PERCENT)
+        for number, (right, wrong, part) in enumerate(DEFECTS):
+            site = install(tmp_path / str(number), (right, wrong))
             examined = await shop.keeper(site, "protocol", "test", "pawnshop", "--json")
             assert examined.returncode == 4, examined.stdout + examined.stderr
             checks = json.loads(examined.stdout)["checks"]
@@ -223,7 +224,7 @@ async def test_the_daemon_liquidates_what_an_installed_package_finds(tmp_path: P
             late = await open_loans(shop.market, shop.root, [(100_000, 10_150)], first=len(LOANS))
             every = replace(shop, owners=(*shop.owners, *late))
             held = await chain.call(cash, BALANCE, shop.root)
-            await every.drop()
+            await every.drop(LOW_PERCENT)
             fallen = set(await every.unhealthy())
             await run.wait_for(quiet_since(len(run.events("chain.head")) + 1), 60)
             assert await run.stop() == 0, run.tail()

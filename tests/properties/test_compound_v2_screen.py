@@ -14,7 +14,16 @@ from keeper.domain.position import Row, Weight
 from keeper.domain.units import WAD, Column, PositionId
 from keeper.engine.screen import Screen
 from keeper.protocols.compound_v2 import rules
-from keeper.protocols.compound_v2.contracts import CompoundPosition, CompoundSnapshot, Entry, Kind, Terms, Vai, VaiDebt
+from keeper.protocols.compound_v2.contracts import (
+    VAI_ID,
+    CompoundPosition,
+    CompoundSnapshot,
+    Entry,
+    Kind,
+    Terms,
+    Vai,
+    VaiDebt,
+)
 from tests.unit.protocols.test_compound_v2_rules import ACCOUNT, NOW, address, ctoken, snapshot
 
 GAMMA = 70.0 * 2.0**-53
@@ -54,26 +63,28 @@ def draw_market(source: random.Random) -> CompoundSnapshot:
         for pool in (0, 3)
         for each in stored
     }
-    vai = Vai(
-        ctoken(0).underlying, address(51), WAD + source.randrange(WAD), between(source, 5, 11), NOW.block, False, None
-    )
+    index, lag = WAD + source.randrange(WAD), source.choice((0, source.randrange(WAD // 10)))
+    rate = between(source, 5, 11)
+    vai = Vai(ctoken(0).underlying, address(51), index + lag, rate, NOW.block, False, None, lag)
     kind: Kind = source.choice(("compound", "venus"))
     market = snapshot(stored, kind=kind, terms=terms)
     return replace(market, vai=vai) if kind == "venus" else market
 
 
 def draw_position(source: random.Random, market: CompoundSnapshot) -> CompoundPosition:
-    entries = []
+    entries: list[Entry] = []
     for token in market.tokens.values():
         unit = 10**36 // (token.price or 1)  # what a dollar buys
         debt = unit * between(source, 0, 9) // 100 if source.random() < 0.5 else 0
         receipts = unit * between(source, 0, 9) * WAD // (100 * token.exchange_rate) if source.random() < 0.7 else 0
         index = WAD + source.randrange(token.borrow_index - WAD + 1)
-        entries.append(Entry(token.id, receipts, debt, index))
+        is_entered = not entries or market.kind == "venus" or source.random() < 0.9
+        entries.append(Entry(token.id, receipts, debt if is_entered else 0, index, is_entered))
     vai = None
     if market.vai is not None and source.random() < 0.5:
         minted = between(source, 12, 26)
-        vai = VaiDebt(minted, source.randrange(minted + 1), WAD + source.randrange(market.vai.index - WAD + 1))
+        stored = market.vai.index - market.vai.lag
+        vai = VaiDebt(minted, source.randrange(minted + 1), WAD + source.randrange(stored - WAD + 1))
     return CompoundPosition(ACCOUNT, tuple(entries), pool=source.choice((0, 3)), vai=vai)
 
 
@@ -154,7 +165,7 @@ def test_not_even_one_whose_debts_are_what_they_can_be_at_most(seed: int):
         for entry in held.entries:
             now = market.tokens[entry.token].accrue(at)
             debt = entry.owed(now.borrow_index) + entry.uncertainty(now.borrow_index)
-            worst.append(Entry(entry.token, entry.receipts, debt, now.borrow_index))
+            worst.append(Entry(entry.token, entry.receipts, debt, now.borrow_index, entry.is_entered))
         tokens = {
             key: replace(each, borrow_index=each.accrue(at).borrow_index, borrow_rate=0)
             for key, each in market.tokens.items()
@@ -210,6 +221,15 @@ def test_debt_that_anybody_may_liquidate_is_always_a_suspect(seed: int):
     ):
         row = rules.row(*forced)
         assert is_suspect_in_floats(row, weights_of(row, forced[1], NOW))
+    if market.vai is not None:
+        held = replace(held, vai=VaiDebt(1 + source.randrange(10**26), 0, WAD), forced=frozenset())
+        for forced in (
+            (replace(held, forced=frozenset({VAI_ID})), market),
+            (held, replace(market, vai=replace(market.vai, is_forced=True))),
+        ):
+            row = rules.row(*forced)
+            assert rules.health(*forced, NOW).is_liquidatable
+            assert is_suspect_in_floats(row, weights_of(row, forced[1], NOW))
 
 
 @settings(max_examples=50)

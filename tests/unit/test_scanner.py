@@ -447,6 +447,19 @@ async def test_an_impossible_market_stops_no_other_and_owes_its_work() -> None:
     assert len(done.candidates) == len(done.planned.decisions) == 4
 
 
+async def test_a_market_whose_logs_make_no_sense_is_read_anew_and_stops_no_other() -> None:
+    world = World(others=("two",))
+    world.chain.mine(position(1, RISKY))
+    await world.start(account(1))
+    world.reader.are_logs_impossible = True
+    done = await world.mine(position(1, (100, 9_500)))
+    assert list(done.invalid) == ["toy"]
+    assert {each.market for each in done.candidates} == {"toy", "two"}
+    world.reader.are_logs_impossible = False
+    done = await world.mine()
+    assert (done.invalid, world.book) == ({}, world.truth)
+
+
 async def test_a_market_that_is_impossible_at_the_start_is_filled_by_the_passes() -> None:
     world = World()
     world.chain.mine(position(1, SAFE))

@@ -1,7 +1,7 @@
 """From questions and opportunities to calldata, from logs to what calls have done, and from revert data to a reason."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from keeper.domain import abi
@@ -15,7 +15,7 @@ from keeper.domain.reverts import decode
 from keeper.domain.units import NATIVE, ZERO_ADDRESS, Address, PositionId, TokenAmount, Wei
 from keeper.errors import Invalid
 from keeper.protocols.compound_v2 import contracts as compound
-from keeper.protocols.compound_v2.contracts import Vai, VaiDebt
+from keeper.protocols.compound_v2.contracts import CompoundPosition, Vai, VaiDebt
 
 GAS_ESTIMATE: Final = 1_000_000
 SELECTORS: Final = frozenset({compound.LIQUIDATE, compound.LIQUIDATE_NATIVE, compound.LIQUIDATE_VENUS, compound.REDEEM})
@@ -23,6 +23,7 @@ PAYABLE: Final = frozenset({compound.LIQUIDATE_NATIVE, compound.LIQUIDATE_VENUS}
 
 BORROW: Final = topic("Borrow(address,uint256,uint256,uint256)")
 MINT_VAI: Final = topic("MintVAI(address,uint256)")
+ENTERED: Final = topic("MarketEntered(address,address)")
 TRANSFER: Final = topic("Transfer(address,address,uint256)")
 LIQUIDATED: Final = topic("LiquidateBorrow(address,address,uint256,address,uint256)")
 LIQUIDATED_VENUS: Final = topic("LiquidateBorrowedTokens(address,address,uint256,address,address,uint256,uint256)")
@@ -37,7 +38,7 @@ TOKEN_ACCOUNTS: Final = {
     topic("RepayBorrow(address,address,uint256,uint256,uint256)"): (1,),
 }
 ROOT_ACCOUNTS: Final = {
-    topic("MarketEntered(address,address)"): (1,),
+    ENTERED: (1,),
     topic("MarketExited(address,address)"): (1,),
     topic("PoolSelected(address,uint96,uint96)"): (0,),
     topic("IsForcedLiquidationEnabledForUserUpdated(address,address,bool)"): (0,),
@@ -153,10 +154,9 @@ class Layout:
     @property
     def payments(self) -> tuple[Payment, ...]:
         """Return every way to pay a debt."""
-        found = [
-            Payment(each.underlying, None if each.underlying.address == NATIVE else self.liquidator or address)
-            for address, each in self.listings.items()
-        ]
+        via = self.liquidator
+        tokens = [(address, each.underlying) for address, each in self.listings.items()]
+        found = [Payment(each, None if each.address == NATIVE else via or address) for address, each in tokens]
         if self.vai is not None and self.liquidator is not None:
             found.append(Payment(self.vai, self.liquidator))
         return tuple(dict.fromkeys(found))
@@ -167,7 +167,8 @@ class Layout:
         accrued = compound.ACCRUED_TIME if is_per_second else compound.ACCRUED_BLOCK
         rate = compound.RATE_PER_SECOND if is_per_second else compound.RATE_PER_BLOCK
         sums = (compound.CASH, compound.BORROWS, compound.RESERVES, compound.SUPPLY, compound.BORROW_INDEX, accrued)
-        for function in (*sums, compound.RATE_STORED, compound.RESERVE_FACTOR, rate, compound.SEIZE_SHARE):
+        share = compound.SEIZE_SHARE if self.listings[token].tells_share else rate  # would deposit, and so accrue
+        for function in (*sums, compound.RATE_STORED, compound.RESERVE_FACTOR, rate, share):
             yield view(token, function)
         yield view(self.oracle, compound.PRICE, word)
         yield view(self.root, compound.MARKETS, word)
@@ -187,7 +188,8 @@ class Layout:
             functions = (compound.TREASURY_SHARE, compound.FORCES_VAI, compound.MIN_VAI)
             asked += [view(self.liquidator, each) for each in functions]
         if self.controller is not None:
-            asked += [view(self.controller, compound.VAI_RATE), self.vai_pause]
+            forced = view(root, compound.IS_FORCED, address_word(self.controller))
+            asked += [view(self.controller, compound.VAI_RATE), self.vai_pause, forced]
         return asked + [call for token in self.listings for call in self.of_token(token)]
 
     @property
@@ -207,7 +209,7 @@ class Layout:
         if self.is_venus:
             asked.append(view(self.root, compound.USER_POOL, word))
         if self.controller is not None:
-            asked.append(view(self.root, compound.MINTED_VAI, word))
+            asked += [view(self.root, compound.MINTED_VAI, word), self.forced_for(account, self.controller)]
             asked += [view(self.controller, each, word) for each in (compound.VAI_INTEREST, compound.VAI_USER_INDEX)]
         return asked if self.liquidator is None else [*asked, self.restricted(account)]
 
@@ -218,13 +220,13 @@ class Layout:
 
     def beside(self, account: Address, entered: Sequence[Address]) -> dict[int, ViewCall]:
         """Return what is asked of an account in the cTokens that it has not entered."""
-        others = ((each.id, token) for token, each in self.listings.items() if token not in entered)
-        return {token_id: view(token, compound.ACCOUNT, address_word(account)) for token_id, token in others}
+        others = self.listings.keys() - set(entered)
+        return {self.listings[each].id: view(each, compound.ACCOUNT, address_word(account)) for each in others}
 
     def of_health(self, account: Address, entered: Sequence[Address]) -> list[ViewCall]:
         """Return what the contracts are asked of an account's health."""
         vai = self.vai_owed(account)
-        asked = [self.liquidity(account)] if vai is None else [self.liquidity(account), vai]
+        asked = [self.liquidity(account), *([] if vai is None else [vai, *self.forced(account, vai.to)])]
         for token in entered:
             asked += [*self.of_entry(account, token), self.factor(account, token), self.price(token)]
             asked += self.forced(account, token)
@@ -276,7 +278,8 @@ def vai(
     if through is not None and not is_paused and compound.flag(told[view(through, compound.FORCES_VAI)]):
         least = compound.amount(told[view(through, compound.MIN_VAI)], "the least VAI to be liquidated")
     is_paused = is_paused or is_stopped or rate is None
-    return Vai(token, controller, index, rate or 0, head.number, is_paused, least, index - stored)
+    is_forced = compound.flag(told[view(layout.root, compound.IS_FORCED, address_word(controller))])
+    return Vai(token, controller, index, rate or 0, head.number, is_paused, least, index - stored, is_forced)
 
 
 def vai_debt(layout: Layout, account: Address, told: Mapping[ViewCall, ViewResult]) -> VaiDebt | None:
@@ -290,6 +293,20 @@ def vai_debt(layout: Layout, account: Address, told: Mapping[ViewCall, ViewResul
         for each in (compound.VAI_INTEREST, compound.VAI_USER_INDEX)
     )
     return VaiDebt(minted, abi.within(interest, 0, minted + 1, what), index) if minted else None
+
+
+def with_the_rest(
+    position: CompoundPosition, held: Mapping[int, ViewCall], told: Mapping[ViewCall, ViewResult]
+) -> CompoundPosition:
+    """Add what an account has in cTokens that it has not entered."""
+    more = [entry for token, call in held.items() for entry in compound.beside(token, told[call])]
+    return replace(position, entries=tuple(sorted((*position.entries, *more), key=lambda each: each.token)))
+
+
+def margin(result: ViewResult) -> int | None:
+    """Return liquidity less shortfall, or None where the comptroller cannot tell."""
+    error, liquidity, shortfall = abi.words(result, 3, "an account's liquidity") if result.ok else (1, 0, 0)
+    return None if error else liquidity - shortfall
 
 
 def liquidation(opportunity: Opportunity) -> Call:
@@ -368,10 +385,8 @@ def taken(market: str, layout: Layout, logs: Sequence[Log]) -> list[Taken]:
 
 def _redemption(market: str, log: Log, pays: Token) -> Taken:
     who, amount, receipts = arguments(log, 3)
-    key, realised = (
-        PositionKey(market, PositionId(abi.address(who) + log.address)),
-        Realised(TokenAmount(receipts), TokenAmount(amount)),
-    )
+    key = PositionKey(market, PositionId(abi.address(who) + log.address))
+    realised = Realised(TokenAmount(receipts), TokenAmount(amount))
     return Taken(key, key.account, realised, log.address, pays.address, log, Action.SETTLE)
 
 

@@ -90,6 +90,7 @@ MAX_DECIMALS: Final = 36
 ACTIONS: Final = (LIQUIDATE_ACTION, REPAY_ACTION, SEIZE_ACTION, REDEEM_ACTION)
 UINT192: Final = 2**192
 VENUS_MARKET_WORDS: Final = 7
+VAI_ID: Final = -1  # in the place of a cToken's number
 
 
 def said(result: ViewResult) -> int | None:
@@ -126,21 +127,28 @@ class Profile:
     """Interest accrues by the second, not by the block."""
     needs_every_price: bool = True
     """Also of cTokens that an account has entered and holds nothing in."""
+    max_rate: int = 5 * 10**12
+    """Above, `accrueInterest` reverts (`borrowRateMaxMantissa`)."""
 
 
 PROFILES: Final[Mapping[Kind, Profile]] = MappingProxyType(
-    {"compound": Profile(), "moonwell": Profile(is_per_second=True), "venus": Profile(needs_every_price=False)}
+    {
+        "compound": Profile(max_rate=5 * 10**14),
+        "moonwell": Profile(is_per_second=True),
+        "venus": Profile(needs_every_price=False),
+    }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A cToken: what it takes, what redeeming it pays."""
+    """A cToken: what it takes, what redeeming it pays, and whether it can be asked for its share of what is seized."""
 
     id: int
     receipt: Token
     underlying: Token
     pays: Token
+    tells_share: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +228,7 @@ class Vai:
     """From so much debt on it has to be liquidated before any other, where the Liquidator insists on that."""
     lag: int = 0
     """How far the index that the contract stores is behind: that one counts until a liquidation of VAI accrues it."""
+    is_forced: bool = False
 
     def index_at(self, at: Moment) -> int:
         """Return the index of debts at a moment (VAIController.accrueVAIInterest)."""
@@ -269,16 +278,14 @@ class CompoundSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What an account has in a cToken: receipts, and its debt when the index was `index`.
-
-    What it has not entered counts for nothing, and all but Venus let it be seized.
-    """
+    """What an account has in a cToken: receipts, and its debt when the index was `index`."""
 
     token: int
     receipts: int
     debt: int
     index: int
     is_entered: bool = True
+    """What it has not entered counts for nothing, and all but Venus let it be seized."""
 
     def owed(self, index: int) -> int:
         """Return the debt at an index: what the contract says or up to `uncertainty` units less.
@@ -337,7 +344,7 @@ def ctoken(listing: Listing, answers: Sequence[ViewResult], kind: Kind, *, is_st
     sums, (rate, share, told, _, forced, *paused) = answers[:8], answers[8:]
     is_readable = all(said(each) is not None for each in sums)
     values = [said(each) or 0 if is_readable else 0 for each in sums]
-    is_stuck = not is_readable or said(rate) is None
+    is_stuck = not is_readable or (pace := said(rate)) is None or pace > PROFILES[kind].max_rate
     liquidation, repayment, seizing, redeeming = [flag(each) for each in paused] or [False] * 4
     return CToken(
         id=listing.id,
@@ -355,7 +362,7 @@ def ctoken(listing: Listing, answers: Sequence[ViewResult], kind: Kind, *, is_st
         reserve_factor_wad=values[7],
         is_per_second=PROFILES[kind].is_per_second,
         borrow_rate=0 if is_stuck else said(rate) or 0,
-        seize_share_wad=0 if said(share) is None else wad(share, what),
+        seize_share_wad=wad(share, what) if listing.tells_share and said(share) is not None else 0,
         is_forced=flag(forced),
         is_liquidation_paused=is_stuck or is_stopped or liquidation or repayment,
         is_seizing_paused=is_stuck or is_stopped or seizing,
@@ -367,12 +374,6 @@ def bare(listing: Listing, told: int | None, rate: int, index: int) -> CToken:
     """Return a cToken of which only price, exchange rate and borrow index matter."""
     tokens = listing.receipt, listing.underlying, listing.pays
     return CToken(listing.id, *tokens, told, 0, 0, 0, 0, index, 0, False, 0, 0, rate, 0)  # noqa: FBT003 - is_per_second
-
-
-def margin(result: ViewResult) -> int | None:
-    """Return liquidity less shortfall, or None where the comptroller cannot tell."""
-    error, liquidity, shortfall = abi.words(result, 3, "an account's liquidity") if result.ok else (1, 0, 0)
-    return None if error else liquidity - shortfall
 
 
 def beside(token: int, snapshot: ViewResult) -> list[Entry]:

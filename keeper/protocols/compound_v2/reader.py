@@ -76,9 +76,12 @@ class CompoundReader:
         """Take nothing: every part of the market is found from its root."""
 
     def named(self, logs: Iterable[Log]) -> frozenset[PositionId]:
-        """Return the accounts that borrowed."""
+        """Return the accounts that borrowed, or entered what is not known yet and may have been borrowed at once."""
         layout, found = self._layout, set[Address]()
         for log in logs:
+            if log.topics[:1] == (calls.ENTERED,) and log.address == self._root:
+                token, account = calls.accounts(log, (0, 1))
+                found |= set() if token in layout.listings else {account}
             is_borrow = log.topics[:1] == (calls.BORROW,) and log.address in layout.listings
             if is_borrow or (log.topics[:1] == (calls.MINT_VAI,) and log.address == layout.controller):
                 found.update(calls.accounts(log, (0,)))
@@ -193,7 +196,7 @@ class CompoundReader:
             held = {each: layout.beside(each, entered[each]) for each in debtors}
             rest = [call for asked_of in held.values() for call in asked_of.values()]
             told |= await _ask(reads, [call for call in rest if call not in told])
-            found = [_with_the_rest(each, held.get(Address(each.id), {}), told) for each in found]
+            found = [calls.with_the_rest(each, held.get(Address(each.id), {}), told) for each in found]
         for each in found:
             self._seen.pop(each.id, None)
         self._seen |= {each.id: each for each in found if each.has_debt}
@@ -220,8 +223,7 @@ class CompoundReader:
         then = dict(zip(asked, answers, strict=False))
         now = dict(zip(asked, answers[-len(asked) :], strict=True))
         known = {each: {entry.token: entry for entry in held[each]} for each in ids}
-        with _blame():
-            return [_health(layout, Address(each), known[each], then, now) for each in ids]
+        return [_health_or_none(layout, Address(each), known[each], then, now) for each in ids]
 
     async def price_ages(self, reads: Reads) -> Sequence[PriceAge]:
         """Return every listed token's price; comptrollers' oracles do not tell how old theirs are."""
@@ -278,31 +280,34 @@ def _entry(layout: Layout, account: Address, token: Address, told: _Told) -> Ent
     return compound.entry(layout.listings[token].id, snapshot, index, what)
 
 
-def _with_the_rest(position: CompoundPosition, held: Mapping[int, ViewCall], told: _Told) -> CompoundPosition:
-    """Add what an account has in cTokens that it has not entered."""
-    more = [entry for token, call in held.items() for entry in compound.beside(token, told[call])]
-    return replace(position, entries=tuple(sorted((*position.entries, *more), key=lambda each: each.token)))
-
-
 def _position(layout: Layout, account: Address, entered: Sequence[Address], told: _Told) -> CompoundPosition:
     ids = {token: layout.listings[token].id for token in entered}
     pool = told[view(layout.root, compound.USER_POOL, address_word(account))] if layout.is_venus else None
-    exceptions = {token: layout.forced_for(account, token) for token in entered if layout.is_venus}
+    exceptions = {ids[token]: layout.forced_for(account, token) for token in entered if layout.is_venus}
+    if layout.controller is not None:
+        exceptions[compound.VAI_ID] = layout.forced_for(account, layout.controller)
     restricted = None if layout.liquidator is None else told[layout.restricted(account)]
     return CompoundPosition(
         id=PositionId(account),
         entries=tuple(_entry(layout, account, token, told) for token in sorted(entered, key=ids.__getitem__)),
         pool=0 if pool is None else abi.within(abi.number(pool, "a pool"), 0, 2**96, "a pool"),
         vai=calls.vai_debt(layout, account, told),
-        forced=frozenset(ids[token] for token, call in exceptions.items() if compound.flag(told[call])),
+        forced=frozenset(token for token, call in exceptions.items() if compound.flag(told[call])),
         is_restricted=restricted is not None and compound.flag(restricted),
     )
+
+
+def _health_or_none(layout: Layout, account: Address, known: Mapping[int, Entry], *told: _Told) -> Health | None:
+    try:
+        return _health(layout, account, known, *told)
+    except (abi.Unreadable, Invalid):
+        return None
 
 
 def _health(layout: Layout, account: Address, known: Mapping[int, Entry], then: _Told, now: _Told) -> Health | None:
     """Put together what the comptroller says before and after accruing; what does not add up shows in the figures."""
     call = layout.vai_owed(account)
-    legs, margins = [], [compound.margin(told[layout.liquidity(account)]) for told in (then, now)]
+    legs, margins = [], [calls.margin(told[layout.liquidity(account)]) for told in (then, now)]
     if None in margins:
         return None
     vai, grown = (0 if call is None else abi.number(told[call], "a debt in VAI") for told in (then, now))
@@ -329,7 +334,10 @@ def _health(layout: Layout, account: Address, known: Mapping[int, Entry], then: 
         legs.append(leg(stored, fresh, first, second, terms, is_forced=is_forced))
     gained = sum(each.gain for each in legs) + vai - grown
     own = sum(each.collateral - each.debt for each in legs) - vai
-    return case(legs, layout.kind, (vai, grown), before if before != own else after - gained).health
+    exceptions = [] if layout.controller is None else layout.forced(account, layout.controller)
+    is_vai_forced = any(compound.flag(then[call]) for call in exceptions)
+    margin = before if before != own else after - gained
+    return case(legs, layout.kind, (vai, grown), margin, is_vai_forced=is_vai_forced).health
 
 
 async def _discover(reads: Reads, root: Address, kind: Kind | None, wrapped_native: Address) -> Layout:
@@ -348,7 +356,8 @@ async def _discover(reads: Reads, root: Address, kind: Kind | None, wrapped_nati
         named = (abi.address(abi.number(told[each], "the root")) for each in of_venus[1:])
         liquidator, controller = (None if each == ZERO_ADDRESS else each for each in named)
     of_pools = {each: view(root, compound.POOL_TOKENS, number_word(each)) for each in pools}
-    functions = (abi.SYMBOL, abi.DECIMALS, compound.UNDERLYING, compound.ACCRUED_TIME, compound.WETH_UNWRAPPER)
+    functions = [abi.SYMBOL, abi.DECIMALS, compound.UNDERLYING, compound.ACCRUED_TIME, compound.WETH_UNWRAPPER]
+    functions.append(compound.SEIZE_SHARE)
     of_vai = [view(controller, compound.VAI_ADDRESS)] if controller is not None else []
     told |= await _ask(reads, [*(view(each, f) for each in tokens for f in functions), *of_pools.values(), *of_vai])
     if kind is None:
@@ -363,7 +372,9 @@ async def _discover(reads: Reads, root: Address, kind: Kind | None, wrapped_nati
     for place, each in enumerate(tokens):
         underlying = _token(under[each], told) if each in under else native
         is_unwrapped = told[view(each, compound.WETH_UNWRAPPER)].ok and underlying.address == wrapped_native
-        listings[each] = Listing(place, _token(each, told), underlying, native if is_unwrapped else underlying)
+        pays, share = native if is_unwrapped else underlying, told[view(each, compound.SEIZE_SHARE)]
+        tells_share = each in under or compound.said(share) is not None  # only what is no proxy never learns to
+        listings[each] = Listing(place, _token(each, told), underlying, pays, tells_share)
     kept = [*at_root, *of_pools.values(), *of_vai]
     what = "a pool's tokens"
     return Layout(

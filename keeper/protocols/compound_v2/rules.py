@@ -24,6 +24,7 @@ from keeper.domain.units import MAX_UINT256, NATIVE, WAD, Address, Base, Column,
 from keeper.errors import Invalid
 from keeper.protocols.compound_v2.contracts import (
     PROFILES,
+    VAI_ID,
     CompoundPosition,
     CompoundSnapshot,
     CToken,
@@ -73,16 +74,14 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An account with everything that decides about it. `margin` is weighted collateral less debt, as stored.
-
-    `vai` is the debt in VAI at the moment, `vai_gain` how much the margin grows when a liquidation of VAI accrues it.
-    """
+    """An account with all that decides about it: `margin` is as stored, `vai` is at the moment, by `vai_gain` more."""
 
     legs: tuple[Leg, ...]
     vai: int
     vai_gain: int
     margin: int
     is_priced: bool
+    is_vai_forced: bool = False
 
     @property
     def debts(self) -> list[Leg | None]:
@@ -90,9 +89,13 @@ class Case:
         owed: list[Leg | None] = [each for each in self.legs if each.owed]
         return [*owed, None] if self.vai else owed
 
+    def is_forced(self, debt: Leg | None) -> bool:
+        """Return whether all of a debt may be liquidated without a shortfall."""
+        return self.is_vai_forced if debt is None else debt.is_forced
+
     def is_legal(self, debt: Leg | None, collateral: Leg | None) -> bool:
         """Return whether the comptroller lets the pair be liquidated (`liquidateBorrowAllowed`)."""
-        if debt is not None and debt.is_forced:
+        if self.is_forced(debt):
             return True
         touched = [each for each in (debt, None if collateral is debt else collateral) if each is not None]
         gain = sum(each.gain for each in touched) + (self.vai_gain if debt is None else 0)
@@ -138,7 +141,9 @@ def leg(stored: CToken, fresh: CToken, before: Entry, after: Entry, terms: Terms
     return Leg(stored, fresh, terms, *amounts, is_priced, is_forced, before.is_entered)
 
 
-def case(legs: Sequence[Leg], kind: Kind, vai: tuple[int, int], margin: int | None = None) -> Case:
+def case(
+    legs: Sequence[Leg], kind: Kind, vai: tuple[int, int], margin: int | None = None, *, is_vai_forced: bool = False
+) -> Case:
     """Put an account's legs together; `vai` is the debt in VAI, as stored and at the moment, `margin` what the chain says.
 
     Source: Comptroller.getHypotheticalAccountLiquidityInternal; ComptrollerLens._calculateAccountPosition (Venus).
@@ -147,7 +152,7 @@ def case(legs: Sequence[Leg], kind: Kind, vai: tuple[int, int], margin: int | No
     counted = [each for each in legs if each.is_entered and (needs_every_price or each.receipts or each.owed)]
     own = sum(each.collateral - each.debt for each in legs) - vai[0]
     is_priced = all(each.is_priced for each in counted)
-    return Case(tuple(legs), vai[1], vai[0] - vai[1], own if margin is None else margin, is_priced)
+    return Case(tuple(legs), vai[1], vai[0] - vai[1], own if margin is None else margin, is_priced, is_vai_forced)
 
 
 def row(position: CompoundPosition, _snapshot: CompoundSnapshot) -> Row:
@@ -311,8 +316,7 @@ class _Pair:
         """Return all that is legal and affordable of this pair."""
         token, price, whole, borrowed = self.terms
         funds = whole if budget is None else budget.get(token.address, TokenAmount(0))
-        is_forced = self.debt is not None and self.debt.is_forced
-        cap = whole if is_forced else self.snapshot.close_factor_wad * whole // WAD
+        cap = whole if self.case.is_forced(self.debt) else self.snapshot.close_factor_wad * whole // WAD
         if (ratio := self.ratio) == 0 or cap == 0:
             return Reason.DUST_RULE
         if funds <= 0:
@@ -351,7 +355,8 @@ def _case(position: CompoundPosition, snapshot: CompoundSnapshot, at: Moment) ->
     vai, owed = snapshot.vai, position.vai
     if vai is None or owed is None:
         return case(legs, snapshot.kind, (0, 0))
-    return case(legs, snapshot.kind, (owed.owed(vai.index - vai.lag), owed.owed(vai.index_at(at))))
+    stored_and_now = owed.owed(vai.index - vai.lag), owed.owed(vai.index_at(at))
+    return case(legs, snapshot.kind, stored_and_now, is_vai_forced=vai.is_forced or VAI_ID in position.forced)
 
 
 def _weight(snapshot: CompoundSnapshot, column: Column, at: Moment) -> Weight:
@@ -360,7 +365,8 @@ def _weight(snapshot: CompoundSnapshot, column: Column, at: Moment) -> Weight:
         return Weight(0, 1, _BEYOND_ANY_MARGIN)
     if side in _VAI_SIDES:
         index = snapshot.vai.index_at(at) if snapshot.vai is not None else 0
-        return Weight({_VAI_MINTED: -WAD, _VAI_NEW: -index, _VAI_INDEX: WAD}[side], WAD, 0)
+        slack = _BEYOND_ANY_MARGIN if snapshot.vai is not None and snapshot.vai.is_forced else 0
+        return Weight({_VAI_MINTED: -WAD, _VAI_NEW: -index, _VAI_INDEX: WAD}[side], WAD, slack)
     if token is None or token.price is None:
         return Weight(0, 1, 0)
     if side == _COLLATERAL:

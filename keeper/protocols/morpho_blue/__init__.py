@@ -15,4 +15,9 @@ called back if it wants to be, then the loan token is pulled.
 A *pre-liquidation* contract, made by a factory for one pair, is a second trigger of the same positions: below the
 pair's threshold but above one of its own (*pre-LLTV*) it lets anybody repay a part (*LCF*, its close factor) at a bonus
 of its own, both growing with the loan-to-value; only for borrowers who authorised it.
+
+Anybody can make a pair, of tokens and with an oracle of his own, and be lender and borrower in it; anybody can make a
+pre-liquidation contract with an oracle of his own and authorise it. So what is seized counts only where the keeper's own
+price source knows the token, or the operator has named the pair, and then at the lower of the two prices; and a
+pre-liquidation is planned only by the oracle of its pair.
 """

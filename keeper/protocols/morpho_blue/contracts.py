@@ -15,8 +15,8 @@ from keeper.domain.chain import BlockHead, ViewResult
 from keeper.domain.fixed import div_up
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Payment
-from keeper.domain.position import Health, Token
-from keeper.domain.units import MAX_UINT256, NATIVE, WAD, ZERO_ADDRESS, Address, Base, PositionId, TokenAmount, Wad
+from keeper.domain.position import Token
+from keeper.domain.units import NATIVE, ZERO_ADDRESS, Address, Base, PositionId, TokenAmount
 
 _PARAMS: Final = "(address,address,address,address,uint256)"
 _MARKET: Final = "(uint128,uint128,uint128,uint128,uint128,uint128)"
@@ -308,49 +308,6 @@ class MorphoPosition:
     def has_debt(self) -> bool:
         """Return whether it owes anything."""
         return self.borrow_shares > 0
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """What Morpho said in a row: of a pair, then to calls that ask for more than there is.
-
-    `pair`: the accrual, the totals after it, the price. `answers`: the position, the refused liquidation, and for each
-    pre-liquidation contract the authorisation and the refused call; `quotes`: what these contracts' oracles say.
-    """
-
-    listing: Listing
-    pair: Sequence[ViewResult]
-    answers: Sequence[ViewResult]
-    quotes: Sequence[ViewResult]
-
-    def health(self, prices: Mapping[Address, Base]) -> Health | None:
-        """Return the position's health with their verdicts, or None where every call reverts."""
-        now, price, params = totals(self.pair[1]), word(self.pair[2]), self.listing.params
-        shares, collateral = held(self.answers[0])
-        if not self.pair[0].ok or price is None or collateral * price > MAX_UINT256:
-            return None
-        borrowed, quoted = now.assets_up(shares), collateral * price // ORACLE_SCALE
-        usd, unit = prices.get(params.loan, Base(0)), 10**self.listing.loan.decimals
-        limit = quoted * params.lltv_wad // WAD
-        return Health(
-            health_factor_wad=Wad(limit * WAD // borrowed if borrowed else MAX_UINT256),
-            collateral_base=Base(quoted * usd // unit),
-            debt_base=Base(div_up(borrowed * usd, unit)),
-            is_liquidatable=self.answers[1].data != IS_HEALTHY or self._is_open(collateral),
-            collateral=(),
-            debt=(),
-        )
-
-    def _is_open(self, collateral: int) -> bool:
-        """Return whether a contract that is allowed refused the call for its size, and not for the position's health."""
-        contracts = zip(self.answers[2::2], self.answers[3::2], map(word, self.quotes), strict=True)
-        return any(
-            abi.number(allowed, "an authorisation")
-            and refused.data[:4] not in {NOT_PRE_LIQUIDATABLE, LIQUIDATABLE_POSITION}
-            and quote is not None
-            and collateral * quote <= MAX_UINT256
-            for allowed, refused, quote in contracts
-        )
 
 
 def position_id(account: Address, pair: bytes) -> PositionId:

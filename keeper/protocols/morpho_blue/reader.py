@@ -12,32 +12,20 @@ from keeper.domain.chain import Log, LogFilter, ViewCall, ViewResult
 from keeper.domain.plan import Realised
 from keeper.domain.ports import PriceAge, Reads, Taken, Touched
 from keeper.domain.position import Health, PositionKey, Token
-from keeper.domain.units import MAX_UINT256, ZERO_ADDRESS, Address, Base, PositionId, TokenAmount
-from keeper.errors import Invalid, Stale, Unsafe
+from keeper.domain.units import ZERO_ADDRESS, Address, Base, PositionId, TokenAmount
+from keeper.errors import Invalid, Stale, Transient, Unsafe
 from keeper.oracles.prices import Prices
 from keeper.protocols.morpho_blue import contracts as morpho
-from keeper.protocols.morpho_blue.contracts import (
-    Layout,
-    MorphoPosition,
-    MorphoSnapshot,
-    Pair,
-    PairParams,
-    PreLiquidation,
-    Totals,
-    Tried,
-    account_of,
-    pair_of,
-    position_id,
-)
+from keeper.protocols.morpho_blue.calls import Tried, accrual, trial
+from keeper.protocols.morpho_blue.contracts import MorphoPosition, MorphoSnapshot, Pair, account_of, pair_of
 
 _TRIED_AT_ONCE: Final = 40
 _LOOK_EVERY_S: Final = 300
 _MOST_CONTRACTS: Final = 64
-_NOWHERE: Final = Totals(0, 0, 0, 0, 0, 0)
+_NOWHERE: Final = morpho.Totals(0, 0, 0, 0, 0, 0)
 _PAIR_BYTES: Final = len(ZERO_ADDRESS) + morpho.ID_BYTES
 _CONTRACT_BYTES: Final = _PAIR_BYTES + len(ZERO_ADDRESS)
 _OF_CONTRACTS: Final = (morpho.CREATE_PRE_LIQUIDATION, morpho.PRE_LIQUIDATION)
-_TOO_MUCH: Final = number_word(0) + number_word(MAX_UINT256)  # by shares: what every call refuses, after its verdict
 
 
 class MorphoReader:
@@ -68,10 +56,10 @@ class MorphoReader:
         self._adaptive_irm = adaptive_irm
         self._named_pairs = set(allow)
         self._named_contracts: set[Address] = set()
-        self._found: Layout | None = None
+        self._found: morpho.Layout | None = None
         self._awake: set[bytes] = set()
         self._authorised: set[Address] = set()
-        self._known: dict[bytes, Totals] = {}
+        self._known: dict[bytes, morpho.Totals] = {}
         self._odd: set[bytes] = set()
         self._priced: set[Address] = set()
         self._look_at_s = 0
@@ -82,7 +70,7 @@ class MorphoReader:
         return self._market
 
     @property
-    def _layout(self) -> Layout:
+    def _layout(self) -> morpho.Layout:
         if self._found is None:
             raise Stale(f"market {self._market} has not been discovered")
         return self._found
@@ -120,10 +108,10 @@ class MorphoReader:
             event = log.topics[0] if log.topics else b""
             if log.address == self._root and event in {morpho.CREATE_MARKET, morpho.BORROW}:
                 account = self._borrower(log) if event == morpho.BORROW else ZERO_ADDRESS
-                found.add(position_id(account, _topic(log, 1)))
+                found.add(morpho.position_id(account, _topic(log, 1)))
             elif log.address in self._factories and event == morpho.CREATE_PRE_LIQUIDATION:
                 (contract,), (pair,) = abi.named(log, (1,)), abi.log_words(log, 1)
-                found.add(PositionId(position_id(ZERO_ADDRESS, number_word(pair)) + contract))
+                found.add(PositionId(morpho.position_id(ZERO_ADDRESS, number_word(pair)) + contract))
         return frozenset(each for each in found if self._is_allowed(pair_of(each)))
 
     def touched(self, logs: Iterable[Log]) -> Touched:
@@ -137,14 +125,14 @@ class MorphoReader:
             elif log.address == self._root and event in morpho.BORROWER_PLACE:
                 pair = _topic(log, 1)
                 if self._is_allowed(pair):
-                    found.add(position_id(self._borrower(log), pair))
+                    found.add(morpho.position_id(self._borrower(log), pair))
                     self._awake.add(pair)
             elif log.address == self._root and event == morpho.CREATE_MARKET:
                 is_market_changed = is_market_changed or self._is_allowed(_topic(log, 1))
             elif log.address == self._root and event == morpho.SET_AUTHORIZATION:
                 account, contract = abi.named(log, (2, 3))
                 if (terms := self._layout.contracts.get(contract)) is not None:
-                    found.add(position_id(account, terms.pair))
+                    found.add(morpho.position_id(account, terms.pair))
                     self._authorised.add(contract)
         return Touched(frozenset(found), is_market_changed)
 
@@ -166,7 +154,7 @@ class MorphoReader:
                 continue
             liquidator, borrower = abi.named(log, (2, 3))
             if (listing := self._layout.pairs.get(pair := _topic(log, 1))) is not None:
-                key, realised = position_id(borrower, pair), Realised(TokenAmount(repaid), TokenAmount(seized))
+                key, realised = morpho.position_id(borrower, pair), Realised(TokenAmount(repaid), TokenAmount(seized))
                 loan, collateral = listing.params.loan, listing.params.collateral
                 taken.append(Taken(PositionKey(self._market, key), liquidator, realised, loan, collateral, log))
         return taken
@@ -178,7 +166,7 @@ class MorphoReader:
         """
         if self._found is None:
             await self._verify(reads)
-        layout = self._found or Layout()
+        layout = self._found or morpho.Layout()
         pairs = sorted(self._named_pairs - layout.pairs.keys() - self._odd)
         contracts = sorted(self._named_contracts - layout.contracts.keys())
         calls = [view(self._root, morpho.MARKET_PARAMS, each) for each in pairs]
@@ -190,8 +178,8 @@ class MorphoReader:
         wanted = {token for each in params.values() for token in (each.loan, each.collateral)} - layout.tokens.keys()
         tokens = await _tokens(reads, sorted(wanted))
         self._found = layout.extended(params, {each: made for each, made in terms.items() if made is not None}, tokens)
-        self._odd |= set(pairs) - self._found.pairs.keys()
         await self._wake(reads, self._found.pairs.keys() & set(pairs))
+        self._odd |= set(pairs) - self._found.pairs.keys()
 
     async def _verify(self, reads: Reads) -> None:
         claims = [*sorted(self._factories), *([] if self._adaptive_irm is None else [self._adaptive_irm])]
@@ -216,17 +204,17 @@ class MorphoReader:
         layout, now_s = self._layout, reads.head.timestamp_s
         is_due = now_s >= self._look_at_s
         asleep = sorted((layout.pairs.keys() if is_due else new) - self._awake)
-        loans = {layout.pairs[each].params.loan for each in asleep}
-        calls = [view(self._root, morpho.MARKET, each) for each in asleep]
-        answers, prices = await asyncio.gather(reads.many(calls), self._prices.read(reads, loans))
-        totals = {pair: morpho.totals(answer) for pair, answer in zip(asleep, answers, strict=True)}
-        self._priced |= prices.keys()
-        self._awake |= {pair for pair in asleep if self._is_worth_reading(pair, totals[pair], prices)}
-        if is_due:
-            self._look_at_s = now_s + _LOOK_EVERY_S
-            self._odd.clear()
+        if asleep:
+            loans = {layout.pairs[each].params.loan for each in asleep}
+            calls = [view(self._root, morpho.MARKET, each) for each in asleep]
+            answers, prices = await asyncio.gather(reads.many(calls), self._prices.read(reads, loans))
+            totals = {pair: morpho.totals(answer) for pair, answer in zip(asleep, answers, strict=True)}
+            self._priced |= prices.keys()
+            self._awake |= {pair for pair in asleep if self._is_worth_reading(pair, totals[pair], prices)}
+        if is_due:  # also once more for what was no pair of tokens
+            self._look_at_s, self._odd = now_s + _LOOK_EVERY_S, set()
 
-    def _is_worth_reading(self, pair: bytes, totals: Totals, prices: Mapping[Address, Base]) -> bool:
+    def _is_worth_reading(self, pair: bytes, totals: morpho.Totals, prices: Mapping[Address, Base]) -> bool:
         """Return whether anybody owes anything there, and enough of it where that can be told."""
         loan = self._layout.pairs[pair].loan
         price = prices.get(loan.address)
@@ -235,8 +223,6 @@ class MorphoReader:
 
     async def snapshot(self, reads: Reads) -> MorphoSnapshot:
         """Read the pairs that are awake; one that is no longer worth it sleeps from the next head on."""
-        if reads.head.timestamp_s >= self._look_at_s:
-            await self._wake(reads, frozenset())
         layout = self._layout
         pairs = sorted(self._awake & layout.pairs.keys())
         listings = [layout.pairs[each] for each in pairs]
@@ -250,7 +236,7 @@ class MorphoReader:
         calls += [view(each, morpho.PRICE) for each in oracles]
         tokens = {token for each in listings for token in (each.params.loan, each.params.collateral)}
         pricing = self._prices.read(reads, tokens)
-        answers, prices = await asyncio.gather(reads.many(calls), pricing)
+        answers, prices, _ = await asyncio.gather(reads.many(calls), pricing, self._wake(reads, frozenset()))
         totals = {pair: morpho.totals(answer) for pair, answer in zip(pairs, answers, strict=False)}
         rates = dict(zip(asked, answers[len(pairs) : prices_at], strict=True))
         quotes = dict(zip(oracles, map(morpho.word, answers[prices_at:]), strict=True))
@@ -261,13 +247,15 @@ class MorphoReader:
         self._known = {pair: totals[pair] for pair in asked}
         self._priced |= prices.keys()
         worth = {pair for pair in pairs if self._is_worth_reading(pair, totals[pair], prices)}
-        self._awake -= {pair for pair in pairs if pair not in worth or layout.pairs[pair].params.loan not in self._priced}
+        self._awake -= set(pairs) - {pair for pair in worth if layout.pairs[pair].params.loan in self._priced}
         return MorphoSnapshot(
             market=self._market,
             head=reads.head,
             root=self._root,
             pairs={each: self._pair(each, totals[each], rates.get(each), quotes) for each in pairs},
-            pre_liquidations={c: PreLiquidation(c, t := layout.contracts[c], quotes[t.oracle]) for c in contracts},
+            pre_liquidations={
+                c: morpho.PreLiquidation(c, t := layout.contracts[c], quotes[t.oracle]) for c in contracts
+            },
             prices=prices,
             tokens=layout.tokens,
             vouched=self._allow,
@@ -281,7 +269,7 @@ class MorphoReader:
         """Return the pair's pre-liquidation contracts that somebody has authorised."""
         return [each for each in self._asked(pair) if each in self._authorised]
 
-    def _rate_call(self, pair: bytes, totals: Totals) -> ViewCall | None:
+    def _rate_call(self, pair: bytes, totals: morpho.Totals) -> ViewCall | None:
         params = self._layout.pairs[pair].params
         if params.irm == ZERO_ADDRESS:
             return None
@@ -289,18 +277,12 @@ class MorphoReader:
             return view(params.irm, morpho.RATE_AT_TARGET, pair)
         return view(params.irm, morpho.BORROW_RATE, params.encoded, totals.encoded)
 
-    def _pair(self, pair: bytes, totals: Totals, rate: ViewResult | None, quotes: Mapping[Address, int | None]) -> Pair:
-        listing = self._layout.pairs[pair]
-        is_adaptive, told = listing.params.irm == self._adaptive_irm, None if rate is None else morpho.word(rate)
-        return Pair(
-            params=listing.params,
-            loan=listing.loan,
-            collateral=listing.collateral,
-            totals=totals,
-            price=quotes[listing.params.oracle],
-            rate_at_target=told if is_adaptive else None,
-            rate=None if is_adaptive else told,
-        )
+    def _pair(
+        self, pair: bytes, totals: morpho.Totals, rate: ViewResult | None, quotes: Mapping[Address, int | None]
+    ) -> Pair:
+        known, told = self._layout.pairs[pair], None if rate is None else morpho.word(rate)
+        adaptive, other = (told, None) if known.params.irm == self._adaptive_irm else (None, told)
+        return Pair(known.params, known.loan, known.collateral, totals, quotes[known.params.oracle], adaptive, other)
 
     async def positions(self, reads: Reads, ids: Sequence[PositionId]) -> Sequence[MorphoPosition]:
         """Read shares, collateral and authorisations.
@@ -343,35 +325,37 @@ class MorphoReader:
         return [found.get(each) for each in ids]
 
     async def _try(self, reads: Reads, ids: Sequence[PositionId]) -> dict[PositionId, Tried]:
-        layout = self._layout
-        listings = {pair_of(each): layout.pairs[pair_of(each)] for each in ids}
-        contracts = {pair: self._contracts(pair) for pair in listings}
-        oracles = [layout.contracts[each].oracle for every in contracts.values() for each in every]
-        calls = [call for each in listings.values() for call in self._accrual(each.params)]
-        calls += [view(each, morpho.PRICE) for each in oracles]
-        trials = {each: self._trial(each, listings[pair_of(each)].params, contracts[pair_of(each)]) for each in ids}
-        calls += [call for trial in trials.values() for call in trial]
-        told = dict(zip(calls, await reads.sequence(calls), strict=True))
+        """Try positions together, and pair by pair where one took the others' gas: its oracle may be anybody's."""
+        try:
+            found = await self._tried(reads, ids)
+        except Transient:
+            found = {}
+        pairs: dict[bytes, list[PositionId]] = {}
+        for each in ids:
+            pairs.setdefault(pair_of(each), []).append(each)
+        if len(pairs) == 1:
+            return found
+        heard = (every for every in pairs.values() if all(e in found and not found[e].is_silent for e in every))
+        sure = {each: found[each] for every in heard for each in every}
+        alone = (every for every in pairs.values() if every[0] not in sure)
+        for again in await asyncio.gather(*(self._try(reads, every) for every in alone)):
+            sure |= again
+        return sure
+
+    async def _tried(self, reads: Reads, ids: Sequence[PositionId]) -> dict[PositionId, Tried]:
+        layout, contracts = self._layout, {pair_of(each): self._contracts(pair_of(each)) for each in ids}
+        first = {pair: accrual(self._root, layout.pairs[pair].params) for pair in contracts}
+        asked = {pair: [view(layout.contracts[c].oracle, morpho.PRICE) for c in contracts[pair]] for pair in contracts}
+        of = {each: (layout.pairs[pair_of(each)].params, account_of(each), contracts[pair_of(each)]) for each in ids}
+        trials = {each: trial(self._root, *what) for each, what in of.items()}
+        every = [call for calls in (*first.values(), *asked.values(), *trials.values()) for call in calls]
+        told = dict(zip(every, await reads.sequence(every), strict=True))
         found = {}
-        for each, trial in trials.items():
-            listing = listings[pair_of(each)]
-            quotes = [told[view(layout.contracts[c].oracle, morpho.PRICE)] for c in contracts[pair_of(each)]]
-            pair = [told[call] for call in self._accrual(listing.params)]
-            found[each] = Tried(listing, pair, [told[call] for call in trial], quotes)
+        for each, calls in trials.items():
+            pair = pair_of(each)
+            said = [[told[call] for call in part] for part in (first[pair], calls, asked[pair])]
+            found[each] = Tried(layout.pairs[pair], *said)
         return found
-
-    def _accrual(self, params: PairParams) -> list[ViewCall]:
-        accrue = view(self._root, morpho.ACCRUE_INTEREST, params.encoded)
-        return [accrue, view(self._root, morpho.MARKET, params.id), view(params.oracle, morpho.PRICE)]
-
-    def _trial(self, position: PositionId, params: PairParams, contracts: Iterable[Address]) -> list[ViewCall]:
-        account = address_word(account_of(position))
-        calls = [view(self._root, morpho.POSITION, params.id, account)]
-        calls.append(view(self._root, morpho.LIQUIDATE, params.encoded, account, _TOO_MUCH, _end_of(9)))
-        for each in contracts:
-            calls.append(self._authorisation(position, each))
-            calls.append(view(each, morpho.PRE_LIQUIDATE, account, _TOO_MUCH, _end_of(4)))
-        return calls
 
     async def feeds(self, reads: Reads) -> Mapping[bytes, tuple[Address, ...]]:
         """Return the Chainlink feeds that move the pairs which are awake, as far as their oracles name any."""
@@ -396,11 +380,6 @@ class MorphoReader:
             price = None if worth is None else Base(worth // (morpho.ORACLE_SCALE * 10**pair.loan.decimals))
             ages.append(PriceAge(pair.collateral, price, min(times, default=None)))
         return ages
-
-
-def _end_of(words: int) -> bytes:
-    """Return the last argument of a call with so many words before its end: no data."""
-    return number_word(words * abi.WORD) + number_word(0)
 
 
 def _topic(log: Log, place: int) -> bytes:

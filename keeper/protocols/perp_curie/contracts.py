@@ -321,13 +321,15 @@ class TakeOver:
 def perpetual(part: Part, answers: Sequence[ViewResult], growth_x96: int | None) -> Perpetual:
     """Decode a market: open or not, closed or not, then the prices when paused, closed and open.
 
+    One that does not say has no price: the contract reverts for whoever is in it.
     Source: AccountBalance._getReferencePrice, 2.8.4.
     """
+    if not all(each.ok and each.data for each in answers[:2]):
+        return Perpetual(part.id, part.token, is_open=False, price=None, growth_x96=growth_x96)
     is_open, is_closed = (bool(abi.number(each, "a market's status")) for each in answers[:2])
     paused, closed, mark = answers[2:5]
-    return Perpetual(
-        part.id, part.token, is_open, price(mark if is_open else closed if is_closed else paused), growth_x96
-    )
+    stands = price(mark if is_open else closed if is_closed else paused)
+    return Perpetual(part.id, part.token, is_open, stands, growth_x96)
 
 
 def collateral(part: Part, answers: Sequence[ViewResult]) -> Collateral:

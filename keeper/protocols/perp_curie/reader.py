@@ -7,6 +7,7 @@ for the pending funding of the largest accounts, which settles everybody else's 
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -134,7 +135,8 @@ class PerpReader:
     async def snapshot(self, reads: Reads) -> PerpSnapshot:
         """Read prices, funding growth, parameters, and what the contract says of accounts that only it can value."""
         if self._unread and not self._tracked:
-            await self.positions(reads, sorted(self._unread))
+            with suppress(Invalid):  # which is for whoever reads that account
+                await self.positions(reads, sorted(self._unread))
         snapshot, unknown = await self._read(reads)
         if unknown:  # whose pending funding told the growth has closed its position
             await self.positions(reads, unknown)
@@ -155,14 +157,13 @@ class PerpReader:
         wanted = (layout.settlement.address, *layout.collaterals)
         answers, prices = await asyncio.gather(reads.many(views), self._prices.read(reads, wanted))
         rest = iter(answers[shared:])
-        growths = {
-            token: perp.growth([[next(rest) for _ in range(3)] for _ in known]) for token, known in witnesses.items()
-        }
+        told = {token: [[next(rest) for _ in range(3)] for _ in known] for token, known in witnesses.items()}
+        growths = {token: perp.growth(each) for token, each in told.items()}
         valuations = {
             trader: perp.valuation([next(rest) for _ in range(2 + len(tokens))], tokens)
             for trader, tokens in opaque.items()
         }
-        lost = [token for token, known in witnesses.items() if known and growths[token] is None]
+        lost = [token for token, said in told.items() if said and growths[token] is None and all(e[2].ok for e in said)]
         unknown = {each for token in lost for each in self._holders(token)[:_MORE_WITNESSES]}
         snapshot = _snapshot(self._market, layout, reads.head, answers[:shared], growths)
         native = prices.get(NATIVE)

@@ -30,7 +30,7 @@ LIQUIDATED: Final = topic("Liquidated(address,address,uint256,uint256)")
 CUSTOM_ERRORS: Final = {
     selector("Healthy()"): (Reason.NOT_LIQUIDATABLE, "Healthy"),
     selector("TooMuch()"): (Reason.NOT_LIQUIDATABLE, "TooMuch"),
-    selector("TooLittleCollateral()"): (Reason.NO_COLLATERAL, "TooLittleCollateral"),
+    selector("TooLittleCollateral()"): (Reason.NOT_LIQUIDATABLE, "TooLittleCollateral"),
     selector("NoPrice()"): (Reason.PRICE_UNKNOWN, "NoPrice"),
     selector("TransferFailed()"): (Reason.TOKEN_BLOCKED, "TransferFailed"),
 }

@@ -355,8 +355,9 @@ async def test_a_view_that_answers_again_is_heard_though_others_burn_all_gas(
     assert limits.silent == set(calls[:3])
     multicall.answer, multicall.gas = echo, 64
     heard = 0
-    for _ in range(3):
+    for _ in range(12):
         chain.mine()
+        chain.mine()  # not every block is read
         told = await reads_of(rpc, chain, limits=limits).many(calls)
         assert told[:2] == [SILENT, SILENT]
         assert told[3:] == answers(calls[3:])
@@ -403,6 +404,14 @@ async def test_the_requests_for_views_without_a_word_are_bounded_at_every_head(
         assert len(node.posts) == 2  # at the same head nothing more is proven
         node.posts.clear()
         chain.mine()
+
+
+def test_views_that_are_never_asked_again_leave_room_for_new_silent_ones() -> None:
+    limits = ReadLimits()
+    for call in views(5_000):
+        limits.note(call, SILENT)
+        assert call in limits.silent
+    assert len(limits.silent) == 4_096
 
 
 async def test_few_answers_at_a_time_do_not_make_many_requests(pool: Pool, node: FakeNode, chain: FakeChain) -> None:

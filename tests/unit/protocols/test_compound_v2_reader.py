@@ -1,6 +1,7 @@
 """The dialects that the parity tests have no contracts for, as a scripted chain tells them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +44,7 @@ class ScriptedReads:
     def __init__(self, answers: dict[ViewCall, ViewResult]) -> None:
         self.answers = answers
         self.rounds = 0
+        self.asked: list[ViewCall] = []
 
     @property
     def head(self) -> BlockHead:
@@ -50,6 +52,7 @@ class ScriptedReads:
 
     async def many(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
         self.rounds += 1
+        self.asked += calls
         return [self.answers.get(call, ERROR) for call in calls]
 
     async def sequence(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
@@ -214,6 +217,10 @@ async def test_a_token_that_takes_an_unknown_call_for_a_deposit_says_nothing_by_
     assert snapshot.kind == "compound"
     assert snapshot.tokens[0].underlying.address == NATIVE
     assert (snapshot.tokens[0].seize_share_wad, snapshot.tokens[0].is_seizing_paused) == (0, False)
+    reads.asked.clear()
+    await found.snapshot(reads)
+    assert view(C_USDC, compound.SEIZE_SHARE) in reads.asked
+    assert view(C_NATIVE, compound.SEIZE_SHARE) not in reads.asked  # a deposit accrues interest between other questions
 
 
 @pytest.mark.parametrize("answer", [ViewResult(ok=True, data=b""), told(2**200)])
@@ -337,7 +344,7 @@ class AccruingReads(ScriptedReads):
     """Let VAI's index grow once interest is accrued in a sequence."""
 
     async def sequence(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
-        index, told_so = view(address(22), compound.VAI_INDEX), []
+        index, told_so = view(address(22), compound.VAI_INDEX), list[ViewResult]()
         for call in calls:
             is_grown = view(address(22), compound.ACCRUE_VAI) in calls[: len(told_so)]
             grown = {index: told(WAD * (102 if is_grown else 101) // 100)}
@@ -355,6 +362,18 @@ async def test_interest_on_vai_counts_against_other_debts_only_once_it_is_stored
     health = rules.health(position, snapshot, NOW)
     assert health.debt_base == 404 * 10**8
     assert (position.vai is not None, health.is_liquidatable) == (True, False)
+
+
+async def test_a_debt_in_vai_can_be_forced_for_all_or_for_one():
+    controller = address_word(address(22))
+    for forced in (
+        view(ROOT, compound.IS_FORCED, controller),
+        view(ROOT, compound.IS_FORCED_FOR, address_word(WHO), controller),
+    ):
+        reads, found = AccruingReads(venus().answers | {forced: told(1)}), reader()
+        await found.discover(reads)
+        (position,) = await found.positions(reads, [PositionId(WHO)])
+        assert rules.health(position, await found.snapshot(reads), NOW).is_liquidatable
 
 
 async def test_where_vai_cannot_accrue_only_vai_is_stuck():
@@ -406,6 +425,53 @@ async def test_accounts_are_named_whether_forks_index_them_or_not(indexed: int):
     stranger = log(address(99), "Borrow(address,uint256,uint256,uint256)", address_word(WHO), *[number_word(1)] * 3)
     assert (found.named([stranger]), found.touched([stranger]).positions) == (frozenset(), frozenset())
     assert found.touched([log(ROOT, "MarketListed(address)", address_word(C_USDC))]).is_market_changed
+
+
+@pytest.mark.parametrize("indexed", [0, 2])
+async def test_whoever_enters_a_token_before_it_is_known_is_named(indexed: int):
+    reads, found = chain("compound"), reader()
+    await found.discover(reads)
+    words = address_word(address(13)), address_word(WHO)
+    entered = log(ROOT, "MarketEntered(address,address)", *words, indexed=indexed)
+    assert entered.topics[0] in found.head_filter.topics
+    assert ROOT in found.head_filter.addresses
+    assert found.named([entered]) == {PositionId(WHO)}
+    assert found.named([replace(entered, address=C_USDC)]) == frozenset()
+    known = log(ROOT, "MarketEntered(address,address)", address_word(C_USDC), address_word(WHO), indexed=indexed)
+    assert found.named([known]) == frozenset()
+
+
+async def test_a_token_whose_rate_its_own_contract_refuses_is_stuck():
+    bounds: dict[Kind, int] = {"compound": 5 * 10**14, "moonwell": 5 * 10**12}
+    for kind, most in bounds.items():
+        reads, found = chain(kind), reader()
+        await found.discover(reads)
+        rate = view(C_USDC, compound.RATE_PER_SECOND if kind == "moonwell" else compound.RATE_PER_BLOCK)
+        for said, is_stuck in ((most, False), (most + 1, True)):
+            reads.answers[rate] = told(said)
+            dollars = (await found.snapshot(reads)).tokens[1]
+            assert (dollars.is_seizing_paused, dollars.is_liquidation_paused) == (is_stuck, is_stuck)
+            assert dollars.borrow_rate == (0 if is_stuck else said)
+
+
+async def test_what_cannot_be_compared_of_one_account_does_not_stop_the_comparison():
+    reads, found = chain("compound"), reader()
+    await found.discover(reads)
+    other = address(78)
+    for who in (WHO, other):
+        word = address_word(who)
+        reads.answers |= {
+            view(ROOT, compound.ASSETS_IN, word): listed(C_USDC),
+            view(C_NATIVE, compound.ACCOUNT, word): told(0, 0, 0, 0),
+            view(C_USDC, compound.ACCOUNT, word): told(0, 0, 10**6, 2 * 10**14),
+            view(ROOT, compound.LIQUIDITY, word): told(0, 0, WAD),
+        }
+    ids = [PositionId(WHO), PositionId(other)]
+    await found.positions(reads, ids)
+    reads.answers[view(C_USDC, compound.ACCOUNT, address_word(WHO))] = told(9, 0, 0, 0)
+    none, some = await found.chain_health(reads, ids)
+    assert none is None
+    assert some is not None
 
 
 async def test_a_comptroller_that_seizes_nothing_blocks_everything():

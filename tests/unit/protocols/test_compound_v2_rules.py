@@ -15,6 +15,7 @@ from keeper.domain.position import Action, Assessment, Opportunity, Token
 from keeper.domain.units import NATIVE, WAD, Address, BlockHash, PositionId, TokenAmount, Wei
 from keeper.protocols.compound_v2 import rules
 from keeper.protocols.compound_v2.contracts import (
+    VAI_ID,
     CompoundPosition,
     CompoundSnapshot,
     CToken,
@@ -340,6 +341,20 @@ def test_interest_on_vai_that_is_not_stored_makes_vai_liquidatable_and_nothing_e
     assert {each.repay.symbol for each in rules.assess(held, late, NOW, None).opportunities} == {"VAI"}
     some = replace(stale, vai=replace(vai, lag=10**16, first_from=103 * WAD))
     assert {each.repay.symbol for each in rules.assess(held, some, NOW, None).opportunities} == {"T0", "VAI"}
+
+
+def test_forced_debt_in_vai_may_be_repaid_whole_and_needs_no_shortfall():
+    held, market = sinking(kind="venus", liquidator=LIQUIDATOR_CONTRACT)
+    vai = Vai(Token(address(50), "VAI", 18), address(51), WAD, 10**9, NOW.block, False, None)
+    held = replace(held, entries=held.entries[1:], vai=VaiDebt(100 * WAD, 0, WAD))
+    market = replace(market, vai=vai)
+    assert rules.assess(held, market, NOW, None).blocked is Reason.NOT_LIQUIDATABLE
+    chosen, all_of_it = replace(held, forced=frozenset({VAI_ID})), replace(market, vai=replace(vai, is_forced=True))
+    for position_, market_ in ((chosen, market), (held, all_of_it)):
+        (found,) = rules.assess(position_, market_, NOW, None).opportunities
+        assert (found.repay.symbol, found.repay_amount) == ("VAI", 100 * WAD)
+        row = dict(rules.row(position_, market_))
+        assert any(each.slack > 2**150 for each in rules.weights(market_, row.keys(), NOW).values())
 
 
 def test_vai_comes_before_a_debt_that_is_forced_for_its_account_alone():

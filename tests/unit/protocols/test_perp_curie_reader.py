@@ -243,3 +243,40 @@ async def test_an_insurance_fund_that_does_not_answer_covers_nothing():
     house.say(CONFIG, perp.GET_MM_RATIO, perp.MILLION + 1)
     with pytest.raises(Invalid):
         await (await discovered(house, 0)).snapshot(house)
+
+
+async def test_a_market_that_does_not_say_whether_it_is_open_has_no_price_and_stops_no_other():
+    house = FakeHouse()
+    house.list_market(1)
+    house.account(1_000 * 10**6, 0)
+    house.stake(0, 50 * WAD, -5_000 * WAD)
+    reader = await discovered(house, 0, 1)
+    for function in (perp.IS_OPEN, perp.IS_CLOSED):
+        del house.answers[view(base_token(1), function)]
+    await reader.positions(house, [PositionId(TRADER)])
+    snapshot = await reader.snapshot(house)
+    assert (snapshot.perpetuals[base_token(1)].price, snapshot.perpetuals[base_token(1)].is_open) == (None, False)
+    assert snapshot.perpetuals[base_token(0)].price == 140 * WAD
+
+
+async def test_a_market_whose_funding_reverts_is_not_asked_about_again_through_others_at_every_head():
+    house = FakeHouse()
+    house.account(1_000 * 10**6, 0)
+    house.stake(0, 50 * WAD, -5_000 * WAD)
+    reader = await discovered(house, 0)
+    await reader.positions(house, [PositionId(TRADER)])
+    del house.answers[view(EXCHANGE, perp.GET_PENDING_FUNDING, ME + address_word(base_token(0)))]
+    house.rounds.clear()
+    assert (await reader.snapshot(house)).perpetuals[base_token(0)].growth_x96 is None
+    assert len(house.rounds) == 2  # its own and the prices', which share a request
+
+
+async def test_an_impossible_account_does_not_stop_the_market_before_anybody_is_known():
+    house = FakeHouse()
+    house.account(1_000 * 10**6, 0)
+    house.say(ACCOUNTS, perp.GET_BASE_TOKENS, 32, 10**6, of=ME)
+    reader = await discovered(house, 0)
+    reader.recall([PositionId(TRADER)])
+    assert (await reader.snapshot(house)).perpetuals.keys() == {base_token(0)}
+    with pytest.raises(Invalid):
+        await reader.positions(house, [PositionId(TRADER)])

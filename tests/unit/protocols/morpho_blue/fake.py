@@ -40,8 +40,8 @@ class FakeMorpho:
         for token in (LOAN, COLLATERAL):
             self.token(token)
         self.say(view(USD, GET_PRICE, address_word(LOAN.address)), 10**8)
-        for token in (COLLATERAL.address, WRAPPED):
-            self.say(view(USD, GET_PRICE, address_word(token)), 2_000 * 10**8)
+        for priced in (COLLATERAL.address, WRAPPED):
+            self.say(view(USD, GET_PRICE, address_word(priced)), 2_000 * 10**8)
 
     async def many(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
         self.rounds.append(len(calls))

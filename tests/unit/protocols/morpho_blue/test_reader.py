@@ -1,15 +1,18 @@
 """What the reader makes of answers and logs: pre-liquidation contracts above all, which parity cannot deploy."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from keeper.domain import abi
 from keeper.domain.abi import address_word, number_word, view
+from keeper.domain.chain import ViewCall, ViewResult
 from keeper.domain.outcome import Reason
+from keeper.domain.position import Token
 from keeper.domain.units import NATIVE, WAD, ZERO_ADDRESS, Address, Base, PositionId
-from keeper.errors import Invalid, Stale, Unsafe
-from keeper.oracles.prices import Prices
+from keeper.errors import Invalid, Stale, Transient, Unsafe
+from keeper.oracles.prices import GET_PRICE, Prices
 from keeper.protocols.morpho_blue import contracts as morpho
 from keeper.protocols.morpho_blue import rules
 from keeper.protocols.morpho_blue.contracts import Pair, PreLiquidation, position_id
@@ -21,16 +24,19 @@ from tests.unit.protocols.morpho_blue.market import (
     FACTORY,
     IRM,
     LOAN,
+    NOW_S,
     ORACLE,
     PRICE,
     ROOT,
     contract,
+    head,
     pair,
     totals,
 )
 
 SHARES = 1_660 * 10**12  # between the pre-liquidation's threshold and the pair's
 OTHER = Address(b"\xb1" * 20)
+GREEDY = Address(b"\x67" * 20)
 NOT_YET = morpho.NOT_PRE_LIQUIDATABLE
 
 
@@ -292,3 +298,128 @@ async def test_a_collateral_is_as_old_as_the_oldest_feed_behind_its_oracle():
     assert await reader.feeds(chain) == {found.params.id: (young, old)}
     ages = {each.token: (each.price_base, each.updated_s) for each in await reader.price_ages(chain)}
     assert ages == {LOAN: (10**8, None), COLLATERAL: (2_000 * 10**8, 500)}
+
+
+class Starved(FakeMorpho):
+    """A Morpho in which one oracle takes all the gas of a request: whatever stands behind it is silent, or all of it."""
+
+    async def sequence(self, calls: Sequence[ViewCall]) -> Sequence[ViewResult]:
+        greedy = next((place for place, each in enumerate(calls) if each == view(GREEDY, morpho.PRICE)), None)
+        if greedy is not None and self.is_refused:
+            raise Transient("too heavy")
+        said = await self.many(calls)
+        return said if greedy is None else [*said[:greedy], *[ViewResult(ok=False, data=b"")] * (len(said) - greedy)]
+
+    is_refused = False
+
+
+@pytest.mark.parametrize("is_refused", [True, False])
+async def test_an_oracle_that_takes_all_the_gas_spoils_only_the_verdicts_of_its_own_pair(is_refused: bool):
+    found, trap = pair(), pair(lltv_wad=WAD // 2)
+    trap = replace(trap, params=replace(trap.params, oracle=GREEDY))
+    chain, reader = Starved(), made()
+    chain.is_refused = is_refused
+    for each in (found, trap):
+        chain.list_pair(each)
+        chain.hold(BORROWER, each, SHARES, 10**18)
+    reader.recall([created(found), created(trap)])
+    await reader.discover(chain)
+    keys = [position_id(BORROWER, each.params.id) for each in (trap, found)]
+    positions = await reader.positions(chain, keys)
+    snapshot = await reader.snapshot(chain)
+    local = rules.assess(positions[1], snapshot, chain.head.moment, None).health
+    assert await reader.chain_health(chain, keys) == [None, replace(local, collateral=(), debt=())]
+
+
+async def test_a_flood_of_contracts_costs_a_position_a_bounded_number_of_questions():
+    found = pair()
+    chain, reader = FakeMorpho(), made()
+    chain.list_pair(found)
+    chain.hold(BORROWER, found, SHARES, 10**18)
+    flood = [contract(found, number) for number in range(500)]
+    for each in flood:
+        chain.list_contract(each)
+        chain.authorise(BORROWER, each.address, allowed=False)
+    reader.recall([created(found), *map(part, flood)])
+    await reader.discover(chain)
+    key, last = position_id(BORROWER, found.params.id), flood[-1]
+    chain.rounds.clear()
+    assert (await reader.positions(chain, [key]))[0].authorised == ()
+    assert sum(chain.rounds) < 100
+    assert len(reader.head_filter.addresses) < 100
+    chain.authorise(BORROWER, last.address)
+    reader.touched([log(ROOT, morpho.SET_AUTHORIZATION, BORROWER, BORROWER, last.address, data=number_word(1))])
+    assert (await reader.positions(chain, [key]))[0].authorised == (last.address,)
+    assert last.address in reader.head_filter.addresses
+    assert (await reader.snapshot(chain)).pre_liquidations == {last.address: last}
+
+
+async def test_a_pair_whose_loan_nothing_prices_is_read_for_one_head_and_again_once_it_has_a_price():
+    found = pair()
+    chain, reader = FakeMorpho(), made()
+    chain.list_pair(found)
+    price = view(USD, GET_PRICE, address_word(LOAN.address))
+    told = chain.answers.pop(price)
+    reader.recall([created(found)])
+    await reader.discover(chain)
+    assert (await reader.snapshot(chain)).pairs.keys() == {found.params.id}
+    chain.rounds.clear()
+    assert (await reader.snapshot(chain)).pairs == {}
+    assert sum(chain.rounds) == 1
+    chain.answers[price] = told
+    chain.head = head(NOW_S + 301, 130)
+    assert (await reader.snapshot(chain)).pairs == {}  # looks at it
+    assert (await reader.snapshot(chain)).pairs.keys() == {found.params.id}
+    del chain.answers[price]  # a feed that fails now and then puts nobody to sleep
+    for _ in range(3):
+        assert (await reader.snapshot(chain)).pairs.keys() == {found.params.id}
+
+
+async def test_a_pair_that_has_grown_above_the_floor_is_read_within_minutes():
+    found = pair()
+    chain, reader = FakeMorpho(), made(floor=10**6 * 10**8)
+    chain.list_pair(found)
+    reader.recall([created(found)])
+    await reader.discover(chain)
+    assert (await reader.snapshot(chain)).pairs == {}
+    chain.list_pair(replace(found, totals=totals(2 * 10**12)))
+    chain.head = head(NOW_S + 301, 130)
+    await reader.snapshot(chain)
+    assert (await reader.snapshot(chain)).pairs.keys() == {found.params.id}
+
+
+async def test_a_new_pair_costs_its_own_questions_and_not_those_of_all_that_sleep():
+    chain, reader = FakeMorpho(), made()
+    sleeping = [pair(lltv_wad=number + 1, totals=totals(0, 0)) for number in range(300)]
+    odd = [pair(lltv_wad=number + 1_000) for number in range(300)]
+    odd = [replace(each, params=replace(each.params, collateral=OTHER)) for each in odd]
+    for each in (*sleeping, *odd):
+        chain.list_pair(each)
+    reader.recall([created(each) for each in (*sleeping, *odd)])
+    await reader.discover(chain)
+    new = pair()
+    chain.list_pair(new)
+    reader.recall([created(new)])
+    chain.rounds.clear()
+    await reader.discover(chain)
+    assert sum(chain.rounds) < 20
+    assert (await reader.snapshot(chain)).pairs.keys() == {new.params.id}
+    chain.token(
+        Token(OTHER, "LATE", 18)
+    )  # deployed after the pair was made, and the pair made again after a reorganisation
+    reader.recall([created(odd[0])])
+    await reader.discover(chain)
+    assert odd[0].params.id in (await reader.snapshot(chain)).pairs
+
+
+async def test_what_the_operator_has_named_is_vouched_for_and_what_anybody_made_is_not():
+    found = pair()
+    for allow in (frozenset[bytes](), frozenset({found.params.id})):
+        chain = FakeMorpho()
+        chain.list_pair(found)
+        reader = MorphoReader("morpho", ROOT, Prices(WRAPPED, oracle=USD), allow=allow, adaptive_irm=IRM)
+        reader.recall([created(found)])
+        await reader.discover(chain)
+        snapshot = await reader.snapshot(chain)
+        assert snapshot.vouched == allow
+        assert snapshot.prices[COLLATERAL.address] == 2_000 * 10**8
