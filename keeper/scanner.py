@@ -158,11 +158,12 @@ class Scanner:
         for name, desk in self._desks.items():
             known = named.get(name, ())
             desk.reader.recall(known)
-            await desk.reader.discover(reads)  # of what was recalled
             try:
+                await desk.reader.discover(reads)  # of what was recalled
                 desk.snapshot = await desk.reader.snapshot(reads)
             except Invalid:
                 desk.pending |= set(known)
+                desk.is_stale = True
                 continue
             for start in range(0, len(known), chunk):
                 positions, impossible = await _positions(desk, reads, known[start : start + chunk])

@@ -11,7 +11,7 @@ from eth_utils.crypto import keccak
 
 from keeper.domain.chain import Log, ViewCall, ViewResult
 from keeper.domain.units import Address
-from keeper.errors import Invalid, Transient
+from keeper.errors import Invalid
 
 WORD: Final = 32
 UINT128: Final = 2**128
@@ -19,8 +19,8 @@ MAX_SYMBOL: Final = 16
 _SIGN: Final = 1 << 255
 
 
-class Unreadable(Transient):
-    """A contract did not answer as the one that it should be."""
+class Unreadable(Invalid):
+    """A contract did not answer as the one that it should be: whoever depends on it is put aside, nobody else."""
 
 
 def selector(signature: str) -> bytes:

@@ -167,7 +167,7 @@ class AaveReader:
         try:
             layout = await _discover(reads, self._market, self._root)
             self._snapshot(layout, reads.head, await reads.many(layout.calls))  # a fork may lack what its revision has
-        except (abi.Unreadable, Invalid) as error:
+        except Invalid as error:
             if self._found is not None:
                 raise
             raise Unsafe(

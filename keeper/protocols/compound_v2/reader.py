@@ -1,8 +1,7 @@
 """From the chain to the domain: discover a comptroller's cTokens, read them at a block, read accounts. No decisions."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -115,7 +114,7 @@ class CompoundReader:
         try:
             layout = await _discover(reads, self._root, self._kind, self._prices.wrapped_native)
             await self._read(reads, layout)
-        except (abi.Unreadable, Invalid) as error:
+        except Invalid as error:
             if self._found is not None:
                 raise Invalid(str(error)) from error
             raise Unsafe(
@@ -127,9 +126,8 @@ class CompoundReader:
     async def snapshot(self, reads: Reads) -> CompoundSnapshot:
         """Read prices, indexes and parameters; where the layout has changed without a log, discover it first."""
         for _ in range(2):
-            with _blame():
-                if (found := await self._read(reads, self._layout)) is not None:
-                    return found
+            if (found := await self._read(reads, self._layout)) is not None:
+                return found
             await self.discover(reads)
         raise Stale(f"market {self._market} answers differently at the same block")
 
@@ -185,12 +183,10 @@ class CompoundReader:
         if len(wanted) * len(layout.listings) <= _FEW_CALLS // 2:
             asked += [call for each in wanted for token in layout.listings for call in layout.of_entry(each, token)]
         told = await _ask(reads, asked)
-        with _blame():
-            entered = {each: _entered(layout, told[layout.of_account(each)[0]]) for each in wanted}
+        entered = {each: _entered(layout, told[layout.of_account(each)[0]]) for each in wanted}
         more = [call for each, held in entered.items() for token in held for call in layout.of_entry(each, token)]
         told |= await _ask(reads, [call for call in more if call not in told])
-        with _blame():
-            found = [_position(layout, each, entered[each], told) for each in wanted]
+        found = [_position(layout, each, entered[each], told) for each in wanted]
         if not layout.is_venus:
             debtors = [Address(each.id) for each in found if each.has_debt]
             held = {each: layout.beside(each, entered[each]) for each in debtors}
@@ -229,15 +225,6 @@ class CompoundReader:
         """Return every listed token's price; comptrollers' oracles do not tell how old theirs are."""
         listed = (await self.snapshot(reads)).tokens.values()
         return [PriceAge(each.underlying, each.value_base(10**each.underlying.decimals), None) for each in listed]
-
-
-@contextmanager
-def _blame() -> Iterator[None]:
-    """Call it the market's fault, or the account's, what its contracts do not answer: that must not stop others."""
-    try:
-        yield
-    except abi.Unreadable as error:
-        raise Invalid(str(error)) from error
 
 
 async def _ask(reads: Reads, asked: Sequence[ViewCall]) -> dict[ViewCall, ViewResult]:
@@ -300,7 +287,7 @@ def _position(layout: Layout, account: Address, entered: Sequence[Address], told
 def _health_or_none(layout: Layout, account: Address, known: Mapping[int, Entry], *told: _Told) -> Health | None:
     try:
         return _health(layout, account, known, *told)
-    except (abi.Unreadable, Invalid):
+    except Invalid:
         return None
 
 

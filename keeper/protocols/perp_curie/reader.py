@@ -124,7 +124,7 @@ class PerpReader:
         """
         try:
             self._found = await _discover(reads, self._root, tuple(self._named))
-        except (abi.Unreadable, Invalid) as error:
+        except Invalid as error:
             if self._found is not None:
                 raise
             raise Unsafe(

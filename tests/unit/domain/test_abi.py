@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from keeper.domain import abi
 from keeper.domain.chain import Log, ViewResult
 from keeper.domain.units import Address, BlockHash, TxHash
-from keeper.errors import Invalid, Transient
+from keeper.errors import Invalid
 
 TOKEN = Address(bytes.fromhex("a0b8") + bytes(16) + bytes.fromhex("eb48"))
 LABEL = "0xa0b8..eb48"
@@ -43,10 +43,10 @@ def test_the_edges_of_twos_complement() -> None:
 
 
 @pytest.mark.parametrize("result", [said(1), said(1, extra=bytes(31)), ViewResult(ok=True, data=b""), REVERTED])
-def test_an_answer_that_reverts_or_is_too_short_is_unreadable_and_may_pass(result: ViewResult) -> None:
+def test_an_answer_that_reverts_or_is_too_short_is_unreadable_and_no_value(result: ViewResult) -> None:
     with pytest.raises(abi.Unreadable, match="the thing") as unreadable:
         abi.words(result, 2, "the thing")
-    assert isinstance(unreadable.value, Transient)
+    assert isinstance(unreadable.value, Invalid)  # which is put aside alone
 
 
 def test_an_answer_may_be_longer_than_what_is_read_of_it() -> None:

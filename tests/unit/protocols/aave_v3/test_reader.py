@@ -218,14 +218,14 @@ async def test_a_fork_that_lacks_what_its_revision_has_is_refused():
         await AaveReader("main", ROOT, None).discover(market)
 
 
-async def test_later_on_an_unreadable_contract_is_only_transient():
+async def test_later_on_an_unreadable_contract_stops_its_market_alone():
     market = FakeMarket()
     reader = await discovered(market)
     market.forget(POOL, aave.GET_RESERVE, asset(0))
-    with pytest.raises(Transient):
+    with pytest.raises(Invalid):
         await reader.snapshot(market)
     market.answers.pop(view(ROOT, aave.GET_POOL))
-    with pytest.raises(Transient):
+    with pytest.raises(Invalid):
         await reader.snapshot(market)
 
 
@@ -346,14 +346,14 @@ async def test_a_dropped_reserve_is_looked_for_once_and_then_ignored_as_on_chain
     assert len(market.rounds) == 1 + 4 + 1
 
 
-async def test_an_impossible_balance_is_invalid_and_a_failed_read_transient():
+async def test_an_impossible_balance_is_invalid_and_so_is_one_that_cannot_be_read():
     market = FakeMarket()
     reader = await discovered(market)
     market.account(BORROWER, bits=0b10, balances={token(A_TOKEN, 0): 2**128})
     with pytest.raises(Invalid, match=BORROWER.hex()):
         await reader.positions(market, [HELD])
     market.forget(token(A_TOKEN, 0), aave.SCALED_BALANCE, BORROWER)
-    with pytest.raises(Transient, match=BORROWER.hex()):
+    with pytest.raises(Invalid, match=BORROWER.hex()):
         await reader.positions(market, [HELD])
     market.say(POOL, aave.GET_USER_CATEGORY, 256, of=BORROWER)
     with pytest.raises(Invalid):
