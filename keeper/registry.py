@@ -65,7 +65,9 @@ class _MorphoOptions(Options):
     """Which pairs of Morpho Blue to watch, and what belongs to them."""
 
     pairs: tuple[PairField, ...] = ()
-    """The ids of the only pairs to watch; none: all."""
+    """The ids of the only pairs to watch, which are trusted as well; none: all are watched."""
+    trusted_pairs: tuple[PairField, ...] | Literal["all"] = ()
+    """The ids of more pairs to act on; all others are only watched. `all`: whoever made them."""
     min_borrow_usd: Annotated[int, Field(strict=True, ge=0, le=10**12)] = 0
     """The least that all of a pair's borrowers owe together."""
     irm: AddressField | None = None
@@ -80,6 +82,7 @@ def _morpho_blue(config: MarketConfig, chain: ChainFile) -> Market:
         config.root,
         prices_of(chain),
         allow=frozenset(options.pairs),
+        trust=None if options.trusted_pairs == "all" else frozenset(options.trusted_pairs),
         floor_base=Base(options.min_borrow_usd * BASE_UNIT),
         pre_liquidation_factories=frozenset(options.pre_liquidation_factories),
         adaptive_irm=options.irm,

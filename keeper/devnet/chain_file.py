@@ -25,7 +25,7 @@ def _markets(devnet: Devnet) -> Iterator[str]:
         yield _table(f"aave-v{generation}", "aave_v3", market.provider, market.from_block)
     if devnet.morpho is not None:
         yield _table("morpho", "morpho_blue", devnet.morpho.morpho, devnet.morpho.from_block)
-        yield f'[markets.options]\nirm = "{devnet.morpho.adaptive_irm}"'
+        yield f'[markets.options]\nirm = "{devnet.morpho.adaptive_irm}"\ntrusted_pairs = "all"'
     if devnet.venus is not None:
         yield _table("venus", "compound_v2", devnet.venus.comptroller, devnet.venus.from_block)
     if devnet.perp is not None:

@@ -13,6 +13,7 @@ class Reason(StrEnum):
     NO_COLLATERAL = "no_collateral"
     DUST_RULE = "dust_rule"
     PRICE_UNKNOWN = "price_unknown"
+    UNTRUSTED = "untrusted"
     RECEIVER_IS_BORROWER = "receiver_is_borrower"
     NOT_LIQUIDATABLE = "not_liquidatable"
     # the money

@@ -34,6 +34,7 @@ class MorphoDesk(Desk[MorphoMarket]):
             address(self.market.morpho),
             self.prices(),
             allow=allow,
+            trust=None,
             floor_base=Base(floor_base),
             adaptive_irm=address(self.market.adaptive_irm),
         )

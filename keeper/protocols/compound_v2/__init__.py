@@ -18,6 +18,7 @@ A cToken does not tell a debt's principal. What was read as the debt at one inde
 at a later index it is known to within a unit or two: the rules take the lower end, which is exact when the debt was read
 in the block that changed it, and never more than the contract allows to be repaid.
 
-Left out: collateral in a cToken that the account has not entered (Compound would let it be seized), VAI where Venus has
-no Liquidator contract, Moonwell's early reveal of prices.
+cTokens that a debtor holds and has not entered weigh nothing in the test, and can be seized in Compound and Moonwell.
+
+Left out: VAI where Venus has no Liquidator contract, Moonwell's early reveal of prices.
 """

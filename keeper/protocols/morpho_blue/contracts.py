@@ -240,7 +240,8 @@ class Layout:
 class MorphoSnapshot:
     """The pairs that are watched, at one block; one that is not here cannot be valued.
 
-    `vouched` are the pairs that the operator has named: their oracles are believed without a second opinion.
+    `vouched` are the pairs that the operator has named: their oracles are believed without a second opinion. Anybody can
+    make a pair, and an oracle that says another price once a payment is under way: others are acted on only by request.
     """
 
     market: str
@@ -251,6 +252,7 @@ class MorphoSnapshot:
     prices: Mapping[Address, Base]
     tokens: Mapping[Address, Token]
     vouched: frozenset[bytes] = frozenset()
+    acts_on_any: bool = False
 
     @property
     def native_price_base(self) -> Base | None:
@@ -280,6 +282,12 @@ class MorphoSnapshot:
         """Value an amount of a token, rounding down, or return None without a price."""
         price, known = self.prices.get(token), self.tokens.get(token)
         return None if price is None or known is None else Base(amount * price // 10**known.decimals)
+
+    def doubt(self, pair: Pair) -> Reason | None:
+        """Return why a pair must be left alone, whoever is unhealthy in it."""
+        if not self.acts_on_any and pair.params.id not in self.vouched:
+            return Reason.UNTRUSTED
+        return Reason.PRICE_UNKNOWN if self.worth_base(pair, 0) is None else None
 
     def worth_base(self, pair: Pair, seized: int) -> Base | None:
         """Value collateral at the lower of what its oracle and the market say; None where only a stranger's oracle does."""

@@ -43,14 +43,13 @@ class MorphoReader:
         prices: Prices,
         *,
         allow: frozenset[bytes] = frozenset(),
+        trust: frozenset[bytes] | None = frozenset(),
         floor_base: Base = Base(0),
         pre_liquidation_factories: frozenset[Address] = frozenset(),
         adaptive_irm: Address | None = None,
     ) -> None:
-        self._market = market
-        self._root = root
-        self._prices = prices
-        self._allow = allow
+        self._market, self._root, self._prices = market, root, prices
+        self._allow, self._trust = allow, trust
         self._floor_base = floor_base
         self._factories = pre_liquidation_factories
         self._adaptive_irm = adaptive_irm
@@ -258,7 +257,8 @@ class MorphoReader:
             },
             prices=prices,
             tokens=layout.tokens,
-            vouched=self._allow,
+            vouched=self._allow | (self._trust or frozenset()),
+            acts_on_any=self._trust is None,
         )
 
     def _asked(self, pair: bytes) -> list[Address]:

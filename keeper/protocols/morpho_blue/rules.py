@@ -164,8 +164,8 @@ def assess(
         return Assessment(case.health, (), Reason.PRICE_UNKNOWN)
     if not case.health.is_liquidatable:
         return Assessment(case.health, (), Reason.NOT_LIQUIDATABLE)
-    if snapshot.worth_base(case.pair, 0) is None:
-        return Assessment(case.health, (), Reason.PRICE_UNKNOWN)
+    if (doubt := snapshot.doubt(case.pair)) is not None:
+        return Assessment(case.health, (), doubt)
     funds = None if budget is None else budget.get(case.pair.params.loan, TokenAmount(0))
     sizer = _Sizer(snapshot, position, case.pair, case, at, funds)
     verdicts = [sizer.liquidation()] if case.is_unhealthy else []

@@ -44,7 +44,13 @@ def made(*, floor: int = 0, adaptive: Address | None = IRM) -> MorphoReader:
     prices = Prices(WRAPPED, oracle=USD)
     factories = frozenset({FACTORY})
     return MorphoReader(
-        "morpho", ROOT, prices, floor_base=Base(floor), pre_liquidation_factories=factories, adaptive_irm=adaptive
+        "morpho",
+        ROOT,
+        prices,
+        trust=None,
+        floor_base=Base(floor),
+        pre_liquidation_factories=factories,
+        adaptive_irm=adaptive,
     )
 
 
@@ -421,5 +427,5 @@ async def test_what_the_operator_has_named_is_vouched_for_and_what_anybody_made_
         reader.recall([created(found)])
         await reader.discover(chain)
         snapshot = await reader.snapshot(chain)
-        assert snapshot.vouched == allow
+        assert (snapshot.vouched, snapshot.acts_on_any) == (allow, False)
         assert snapshot.prices[COLLATERAL.address] == 2_000 * 10**8

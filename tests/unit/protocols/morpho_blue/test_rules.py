@@ -132,7 +132,9 @@ def test_collateral_that_only_a_strangers_oracle_prices_is_never_paid_for():
     found = pair()
     held, alone = position(found, 1_800 * USDC), snapshot([found], vouched=frozenset())
     assessment = rules.assess(held, alone, NOW, None)
-    assert (assessment.opportunities, assessment.blocked) == ((), Reason.PRICE_UNKNOWN)
+    assert (assessment.opportunities, assessment.blocked) == ((), Reason.UNTRUSTED)
+    by_request = rules.assess(held, replace(alone, acts_on_any=True), NOW, None)
+    assert (by_request.opportunities, by_request.blocked) == ((), Reason.PRICE_UNKNOWN)
     assert assessment.health == rules.assess(held, snapshot([found]), NOW, None).health
     assert assessment.health.is_liquidatable
     healthy = rules.assess(position(found, 1_600 * USDC), alone, NOW, None)
@@ -144,7 +146,7 @@ def test_collateral_counts_at_the_lower_of_its_oracles_price_and_the_markets(sol
     found = pair()
     usd = {LOAN.address: 10**8, NATIVE: 2_000 * 10**8, COLLATERAL.address: sold * 10**8}
     market = snapshot([found], prices=usd)
-    market = market if is_vouched else replace(market, vouched=frozenset())
+    market = market if is_vouched else replace(market, vouched=frozenset(), acts_on_any=True)
     (planned,) = rules.assess(position(found, 1_800 * USDC), market, NOW, None).opportunities
     worth = planned.seized_amount * min(sold, 2_000) * 10**8 // 10**18
     assert 0 <= worth - planned.seized_base <= 10**2
