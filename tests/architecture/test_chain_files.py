@@ -20,7 +20,7 @@ OPTIONAL_KEYS = {"data_fee_oracle", "multicall", "explorer"}
 MARKET_KEYS = {"name", "protocol", "root", "from_block"}
 OPTION_KEYS = {
     "aave_v3": set[str](),
-    "morpho_blue": {"irm", "pre_liquidation_factories", "min_borrow_usd"},
+    "morpho_blue": {"irm", "pre_liquidation_factories", "min_borrow_usd", "trusted_pairs"},
     "compound_v2": {"kind"},
     "perp_curie": set[str](),
 }
