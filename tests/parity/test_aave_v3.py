@@ -19,7 +19,7 @@ from keeper.domain.outcome import Reason
 from keeper.domain.position import Opportunity, PositionKey
 from keeper.domain.units import Address, Base, PositionId, TokenAmount
 from keeper.engine.screen import Screen
-from keeper.errors import Fatal, Transient, Unsafe
+from keeper.errors import Fatal, Invalid, Unsafe
 from keeper.protocols.aave_v3 import calls, rules
 from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot
 from keeper.protocols.aave_v3.reader import AaveReader
@@ -378,7 +378,7 @@ async def test_a_new_oracle_and_a_new_mode_are_found_without_their_logs(desk: Aa
     (theirs,) = await reader.chain_health(reads, [PositionId(address(owner))])
     assert replace(rules.health(position, snapshot, reads.head.moment), collateral=(), debt=()) == theirs
     await desk.configure("setPriceOracle(address)", owner, to=desk.market.provider)
-    with pytest.raises(Transient):
+    with pytest.raises(Invalid):
         await reader.snapshot(await desk.reads())
     await desk.configure("setPriceOracle(address)", desk.market.oracle, to=desk.market.provider)
     assert (await reader.snapshot(await desk.reads())).reserves.keys() == snapshot.reserves.keys()
