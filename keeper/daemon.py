@@ -16,6 +16,7 @@ from keeper.domain.outcome import Reason
 from keeper.domain.plan import Batch, DecisionRecord, Outcome, Plan
 from keeper.domain.ports import Position, Taken
 from keeper.domain.position import PositionKey
+from keeper.engine.limits import way_of
 from keeper.engine.plan import accept, skip
 from keeper.errors import ExitCode, Fatal, KeeperError, Stale, Transient
 from keeper.execution.verdicts import Accepted, Skipped, Verdict
@@ -280,6 +281,7 @@ class Daemon:
                 each.plan.head.number,
                 each.position,
                 each.plan.opportunity.gross_profit_base,
+                way=way_of(each.plan.opportunity),
             )
 
     async def _send(self) -> None:

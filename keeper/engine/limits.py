@@ -1,7 +1,8 @@
 """What holds an account back between two scans: locks while in flight, and cool-downs after a failure.
 
-A cool-down belongs to a class of failure and to the state that caused it: it ends early when the position was
-rewritten or when the profit at stake moved by a twentieth, and doubles while the same failure repeats.
+A cool-down belongs to one way of liquidating a position, to a class of failure and to the state that caused it: it ends
+early when the position was rewritten or when the profit at stake moved by a twentieth, doubles while the same failure
+repeats, and holds back no other way: a pair that always fails must not protect the rest of its account.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,9 +12,13 @@ from typing import Final
 from keeper.domain.outcome import Reason, Result
 from keeper.domain.plan import Outcome
 from keeper.domain.ports import Position
-from keeper.domain.position import PositionKey
+from keeper.domain.position import Opportunity, PositionKey
 from keeper.domain.units import Base
 
+Way = tuple[bytes, ...]
+"""How a position is liquidated: by which contract, what is repaid, what is seized."""
+
+ANY_WAY: Final[Way] = ()
 MAX_COOL_DOWN_BLOCKS: Final = 256
 
 COOL_DOWN_BLOCKS: Final[Mapping[Reason, int]] = {
@@ -27,6 +32,11 @@ COOL_DOWN_BLOCKS: Final[Mapping[Reason, int]] = {
     Reason.UNKNOWN: 4,
 }
 """The first wait of each class of failure. A class that is not here is judged afresh at the next head."""
+
+
+def way_of(opportunity: Opportunity) -> Way:
+    """Return what a cool-down of an opportunity belongs to."""
+    return opportunity.target, opportunity.repay.address, opportunity.seize.address
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +62,7 @@ class Limits:
     def __init__(self) -> None:
         """Start without locks or cool-downs."""
         self._locked: dict[PositionKey, str] = {}
-        self._cool: dict[PositionKey, CoolDown] = {}
+        self._cool: dict[tuple[PositionKey, Way], CoolDown] = {}
 
     def lock(self, key: PositionKey, plan_id: str) -> None:
         """Hold an account until its plan has landed or failed."""
@@ -70,41 +80,56 @@ class Limits:
         """Apply the end of a plan: unlock what it locked, and cool down after a failure."""
         if self._locked.get(outcome.key) == outcome.plan_id:
             self.release(outcome.key)
+        what = outcome.opportunity
+        way, profit = (way_of(what), what.gross_profit_base) if what else (ANY_WAY, Base(0))
         if outcome.result is Result.WON:
-            self._cool.pop(outcome.key, None)
+            self._cool.pop((outcome.key, way), None)
         elif outcome.reason is not None:
-            profit = outcome.opportunity.gross_profit_base if outcome.opportunity else Base(0)
-            self.fail(outcome.key, outcome.reason, outcome.block, position, profit)
+            self.fail(outcome.key, outcome.reason, outcome.block, position, profit, way=way)
 
-    def fail(self, key: PositionKey, reason: Reason, block: int, position: Position | None, profit_base: Base) -> None:
-        """Start or double the wait of an account after a failure."""
+    def fail(
+        self,
+        key: PositionKey,
+        reason: Reason,
+        block: int,
+        position: Position | None,
+        profit_base: Base,
+        *,
+        way: Way = ANY_WAY,
+    ) -> None:
+        """Start or double the wait of one way to liquidate a position after a failure."""
         first = COOL_DOWN_BLOCKS.get(reason)
         if first is None:
             return
-        before = self._cool.get(key)
+        before = self._cool.get((key, way))
         failures = before.failures + 1 if before is not None and before.reason is reason else 1
         wait = (
             min(first << (failures - 1), MAX_COOL_DOWN_BLOCKS)
             if failures < MAX_COOL_DOWN_BLOCKS
             else (MAX_COOL_DOWN_BLOCKS)
         )
-        self._cool[key] = CoolDown(reason, block + wait, failures, position, profit_base)
+        self._cool[key, way] = CoolDown(reason, block + wait, failures, position, profit_base)
 
-    def cooling(self, key: PositionKey, block: int, position: Position | None, profit_base: Base) -> CoolDown | None:
-        """Return the cool-down that still holds an account, or None.
+    def cooling(
+        self, key: PositionKey, block: int, position: Position | None, profit_base: Base, *, way: Way = ANY_WAY
+    ) -> CoolDown | None:
+        """Return the cool-down that still holds back a way to liquidate a position, or None.
 
         One that has run out is kept as the memory of how often the same failure came, until the state changes.
         """
-        cool = self._cool.get(key)
-        if cool is None or cool.is_over(block, position, profit_base):
-            if cool is not None and position != cool.position:
-                del self._cool[key]
-            return None
-        return cool
+        for each in (ANY_WAY, way):
+            cool = self._cool.get((key, each))
+            if cool is None:
+                continue
+            if not cool.is_over(block, position, profit_base):
+                return cool
+            if position != cool.position:
+                del self._cool[key, each]
+        return None
 
     def sweep(self, block: int, liquidatable: Collection[PositionKey]) -> None:
         """Forget failures long past of accounts that recovered or left; an ordinary memory ends with the state."""
-        over = [key for key, cool in self._cool.items() if cool.until_block + MAX_COOL_DOWN_BLOCKS <= block]
-        for key in over:
-            if key not in liquidatable:
-                del self._cool[key]
+        over = [place for place, cool in self._cool.items() if cool.until_block + MAX_COOL_DOWN_BLOCKS <= block]
+        for place in over:
+            if place[0] not in liquidatable:
+                del self._cool[place]

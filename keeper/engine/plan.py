@@ -11,7 +11,7 @@ from keeper.domain.plan import Approval, Batch, DecisionRecord, Inventory, Payme
 from keeper.domain.ports import Market, Snapshot
 from keeper.domain.position import Opportunity, PositionKey, Token
 from keeper.domain.units import Address, Base, TokenAmount, Wei
-from keeper.engine.limits import Limits
+from keeper.engine.limits import CoolDown, Limits, way_of
 from keeper.engine.scan import Candidate
 
 
@@ -151,7 +151,7 @@ def plan(
         elif len(plans) >= policy.max_plans:
             decisions.append(_skip(head, each.candidate, Reason.BATCH_FULL, each.net_base))
         else:
-            made = _fund(head, each, purse, policy)
+            made = _fund(head, each, purse, limits, policy)
             if isinstance(made, Plan):
                 plans.append(made)
             else:
@@ -187,16 +187,32 @@ def _price(head: BlockHead, candidate: Candidate, limits: Limits, policy: Policy
     native = candidate.snapshot.native_price_base
     if native is None:
         return _skip(head, candidate, Reason.NATIVE_PRICE_UNKNOWN, best.gross_profit_base)
-    net = Base(best.gross_profit_base - _gas_base(head, candidate.market, native))
+    gas = _gas_base(head, candidate.market, native)
+    net = Base(best.gross_profit_base - gas)
     if net < policy.min_profit_base:
         return _skip(head, candidate, Reason.UNPROFITABLE, net)
-    cool = limits.cooling(candidate.key, head.number, candidate.position, best.gross_profit_base)
-    if cool is not None:
-        return _skip(head, candidate, Reason.COOLING_DOWN, net, f"{cool.reason} until block {cool.until_block}")
-    return _Priced(candidate, best, net)
+    ready, cool = _ready(head, candidate, assessment.opportunities, limits)
+    if ready is None or ready.gross_profit_base - gas < policy.min_profit_base:
+        why = f"{cool.reason} until block {cool.until_block}" if cool else ""
+        return _skip(head, candidate, Reason.COOLING_DOWN, net, why)
+    return _Priced(candidate, ready, Base(ready.gross_profit_base - gas))
 
 
-def _fund(head: BlockHead, priced: _Priced, purse: Purse, policy: Policy) -> Plan | DecisionRecord:
+def _ready(
+    head: BlockHead, candidate: Candidate, opportunities: Sequence[Opportunity], limits: Limits
+) -> tuple[Opportunity | None, CoolDown | None]:
+    """Return the best opportunity that is not cooling down, and what holds back the best of all."""
+    first: CoolDown | None = None
+    for each in opportunities:
+        profit = each.gross_profit_base
+        cool = limits.cooling(candidate.key, head.number, candidate.position, profit, way=way_of(each))
+        if cool is None:
+            return each, first
+        first = first or cool
+    return None, first
+
+
+def _fund(head: BlockHead, priced: _Priced, purse: Purse, limits: Limits, policy: Policy) -> Plan | DecisionRecord:
     """Size the candidate again with what is left to spend, and set that aside."""
     candidate = priced.candidate
     budget = purse.budget(candidate)
@@ -208,7 +224,9 @@ def _fund(head: BlockHead, priced: _Priced, purse: Purse, policy: Policy) -> Pla
     if not opportunities:
         reason = Reason.DUST_RULE if blocked is Reason.DUST_RULE else Reason.INSUFFICIENT_INVENTORY
         return _skip(head, candidate, reason, priced.net_base, _short_of(priced.best, budget))
-    best = opportunities[0]
+    best, _ = _ready(head, candidate, opportunities, limits)
+    if best is None:
+        return _skip(head, candidate, Reason.COOLING_DOWN, priced.net_base)
     native = candidate.snapshot.native_price_base or Base(0)
     net = Base(best.gross_profit_base - _gas_base(head, candidate.market, native))
     if net < policy.min_profit_base:
@@ -232,7 +250,7 @@ def _settle(head: BlockHead, chore: Chore, limits: Limits) -> Plan | None:
         return None
     if step.gross_profit_base - _gas_base(head, chore.market, native) < 0:
         return None
-    if limits.cooling(step.key, head.number, None, step.gross_profit_base) is not None:
+    if limits.cooling(step.key, head.number, None, step.gross_profit_base, way=way_of(step)) is not None:
         return None
     return Plan(
         id=_plan_id(head, step.key),

@@ -1,18 +1,22 @@
 """From candidates to plans."""
 
+from dataclasses import replace
+from typing import Any
+
 from keeper.domain.mode import Mode
 from keeper.domain.outcome import Decision, Reason, Result
 from keeper.domain.plan import Inventory, Outcome
-from keeper.domain.position import PositionKey
-from keeper.domain.units import Base, TokenAmount, Wei
+from keeper.domain.position import Assessment, PositionKey
+from keeper.domain.units import Address, Base, TokenAmount, Wei
 from keeper.engine.limits import Limits
 from keeper.engine.plan import Planned, Policy, plan
 from keeper.engine.scan import MarketBook
-from tests.toy import CASH, POOL, ToyPosition, ToyReader, ToySnapshot, account, address, head, toy_market
+from tests.toy import CASH, POOL, ToyPosition, ToyReader, ToyRules, ToySnapshot, account, address, head, toy_market
 
 POLICY = Policy(
     mode=Mode.LIVE, min_profit_base=Base(10**8), approval_base=Base(10**6 * 10**8), max_plans=10, signer=None
 )
+ELSEWHERE = Address(b"\x5e" * 20)
 RICH = Inventory(Wei(10**18), {CASH.address: TokenAmount(10**9)}, {(CASH.address, POOL): TokenAmount(10**9)})
 
 
@@ -164,6 +168,39 @@ def test_a_cool_down_ends_when_the_profit_moves() -> None:
     limits.fail(key(1), Reason.REVERTED, 100, position, Base(1_000))
     assert limits.cooling(key(1), 101, position, Base(1_050)) is not None
     assert limits.cooling(key(1), 101, position, Base(1_051)) is None
+
+
+class TwoWays(ToyRules):
+    """The same position can be liquidated by another contract as well, for a little less."""
+
+    def assess(self, *known: Any) -> Assessment:
+        found = super().assess(*known)
+        lesser = [
+            replace(each, target=ELSEWHERE, seized_base=Base(each.seized_base - 10**8)) for each in found.opportunities
+        ]
+        return replace(found, opportunities=(*found.opportunities, *lesser))
+
+
+def two_ways(limits: Limits) -> Planned:
+    snapshot = ToySnapshot(head())
+    book = MarketBook(replace(toy_market(ToyReader()), rules=TwoWays()))
+    book.put([ToyPosition(account(1), 100, 9_000)], snapshot)
+    found = book.scan(snapshot, snapshot.head.landing(12))
+    return plan(snapshot.head, found.candidates, RICH, limits, POLICY)
+
+
+def test_a_way_that_fails_holds_back_no_other_way_to_liquidate_the_position() -> None:
+    """Else a borrower could protect himself by a contract of his own that pays best and always reverts."""
+    limits = Limits()
+    for target, failed in ((POOL, POOL), (ELSEWHERE, ELSEWHERE)):
+        made = two_ways(limits)
+        assert made.batch is not None
+        (chosen,) = made.batch.plans
+        assert chosen.opportunity.target == target
+        what = replace(chosen.opportunity, target=failed)
+        lost = Outcome("plan", key(1), Result.REVERTED, Reason.REVERTED, "", chosen.head.number, opportunity=what)
+        limits.settle(lost, ToyPosition(account(1), 100, 9_000))
+    assert only_reason(two_ways(limits)) is Reason.COOLING_DOWN
 
 
 def test_an_allowance_is_set_once_for_all_plans_of_a_head_and_counts_what_the_first_ones_pull() -> None:
