@@ -251,13 +251,13 @@ class Scanner:
         is_rediscovered, everybody = desk.is_stale, desk.books.book.positions
         chosen = () if turn is None else sample(list(everybody), turn, self._parity.size)
         compare = sorted(desk.quarantined.union(chosen))
-        wanted = (desk.pending | desk.quarantined) - desk.impossible
         try:
             if is_rediscovered:
                 known = desk.reader.head_filter
                 await desk.reader.discover(reads)
                 if desk.reader.head_filter != known:
-                    wanted |= everybody.keys() - desk.impossible
+                    desk.pending |= everybody.keys()  # also where the rest of this pass fails
+            wanted = (desk.pending | desk.quarantined) - desk.impossible
             snapshot, (positions, refused), (freed, still), chain = await _all_of(
                 desk.reader.snapshot(reads),
                 _positions(desk, reads, sorted(wanted)),

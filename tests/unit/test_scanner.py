@@ -447,6 +447,19 @@ async def test_an_impossible_market_stops_no_other_and_owes_its_work() -> None:
     assert len(done.candidates) == len(done.planned.decisions) == 4
 
 
+async def test_new_contracts_make_everybody_be_read_again_also_where_the_pass_that_found_them_fails() -> None:
+    world = World()
+    world.chain.mine(position(1, SAFE))
+    await world.start(account(1))
+    world.reader.is_impossible = True
+    world.chain.mine(annex=True)
+    world.chain.mine(position(1, RISKY), at=ANNEX)  # nobody listened to that contract in this block
+    assert list((await world.scan()).invalid) == ["toy"]
+    world.reader.is_impossible = False
+    await world.scan()
+    assert world.book == world.truth
+
+
 async def test_a_market_whose_logs_make_no_sense_is_read_anew_and_stops_no_other() -> None:
     world = World(others=("two",))
     world.chain.mine(position(1, RISKY))
