@@ -159,6 +159,21 @@ async def fill_books(
     return head
 
 
+async def read_books(
+    settings: Settings, chain: ChainFile, rpc: Rpc, on_progress: OnProgress | None = None
+) -> tuple[Scanner, BlockHead]:
+    """Fill the books beside a running daemon, whose store is only read: no signer, and nothing is kept."""
+    path = database_path(settings)
+    database = await Database.open(path, chain.chain_id, is_read_only=True) if path.exists() else None
+    try:
+        scanner, _ = make_scanner(settings, chain, rpc, None)
+        discovery = Discovery(rpc, Findings(database) if database else None, is_read_only=True)
+        return scanner, await fill_books(scanner, rpc, discovery, on_progress)
+    finally:
+        if database is not None:
+            await database.close()
+
+
 class Keeper:
     """One keeper process: everything that `keeper run` and `keeper once` share."""
 

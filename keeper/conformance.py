@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from keeper.app import OnProgress, database_path, fill_books, make_scanner, open_rpc
+from keeper.app import OnProgress, open_rpc, read_books
 from keeper.chain.simulation import call_alone
 from keeper.chain.view import ChainView
 from keeper.chainfile import ChainFile
 from keeper.checks import Check, Status
-from keeper.discovery import Discovery
 from keeper.domain.abi import number_word, selector
 from keeper.domain.chain import Call, Log, Moment
 from keeper.domain.outcome import Reason
@@ -25,8 +24,6 @@ from keeper.engine.screen import MAX_ENTRIES, Screen
 from keeper.errors import Invalid
 from keeper.registry import markets_of
 from keeper.settings import Settings
-from keeper.store.database import Database
-from keeper.store.findings import Findings
 
 Probe = Callable[[Call], Awaitable[bytes | None]]
 """Run a call of somebody without tokens on the block's state: its revert data, or None where it succeeds."""
@@ -75,15 +72,7 @@ async def examine_all(
     if incomplete := [_parts(each, missing) for each in markets_of(chosen) if (missing := [*_missing(each)])]:
         return tuple(incomplete)
     async with open_rpc(settings, chosen) as rpc:
-        path = database_path(settings)
-        database = await Database.open(path, chosen.chain_id, is_read_only=True) if path.exists() else None
-        try:
-            scanner, _ = make_scanner(settings, chosen, rpc, None)
-            discovery = Discovery(rpc, Findings(database) if database else None, is_read_only=True)
-            head = await fill_books(scanner, rpc, discovery, on_progress)
-        finally:
-            if database is not None:
-                await database.close()
+        scanner, head = await read_books(settings, chosen, rpc, on_progress)
 
         async def probe(call: Call) -> bytes | None:
             answer = await call_alone(rpc, call, sender=STRANGER, block_hash=head.hash)

@@ -8,14 +8,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from keeper.app import OnProgress, database_path, fill_books, make_scanner, open_rpc
+from keeper.app import OnProgress, open_rpc, read_books
 from keeper.chainfile import ChainFile
-from keeper.discovery import Discovery
 from keeper.domain.chain import BlockHead
 from keeper.domain.position import Health, Holding, PositionKey
 from keeper.settings import Settings
-from keeper.store.database import Database
-from keeper.store.findings import Findings
 from keeper.text import address_text, amount_text, distance_bps, distance_text, health_text, position_text, usd_text
 
 
@@ -46,20 +43,12 @@ class Listing:
 
 
 async def read_positions(settings: Settings, chain: ChainFile, on_progress: OnProgress | None = None) -> Listing:
-    """Read every tracked account at the newest head; it works beside a running daemon, whose store it only reads.
+    """Read every tracked position at the newest head; it works beside a running daemon, whose store it only reads.
 
     Raises: Unsafe, Transient, StorageFailed.
     """
     async with open_rpc(settings, chain) as rpc:
-        path = database_path(settings)
-        database = await Database.open(path, chain.chain_id, is_read_only=True) if path.exists() else None
-        try:
-            scanner, _ = make_scanner(settings, chain, rpc, None)
-            discovery = Discovery(rpc, Findings(database) if database else None, is_read_only=True)
-            head = await fill_books(scanner, rpc, discovery, on_progress)
-        finally:
-            if database is not None:
-                await database.close()
+        scanner, head = await read_books(settings, chain, rpc, on_progress)
     lines = []
     for name, books in scanner.books.items():
         snapshot = scanner.snapshot(name)

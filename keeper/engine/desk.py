@@ -27,7 +27,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """What a reading changed: `impossible` and `restored` name each key once, when it is put aside or let back."""
+    """What a reading changed: `impossible` and `restored` name each position once, when it is put aside or let back."""
 
     touched: int
     new_positions: frozenset[PositionId]

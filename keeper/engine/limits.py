@@ -1,4 +1,4 @@
-"""What holds an account back between two scans: locks while in flight, and cool-downs after a failure.
+"""What holds a position back between two scans: locks while in flight, and cool-downs after a failure.
 
 A cool-down belongs to one way of liquidating a position, to a class of failure and to the state that caused it: it ends
 early when the position was rewritten or when the profit at stake moved by a twentieth, doubles while the same failure
@@ -41,7 +41,7 @@ def way_of(opportunity: Opportunity) -> Way:
 
 @dataclass(frozen=True, slots=True)
 class CoolDown:
-    """Why an account waits, until which block, and the state in which it failed."""
+    """Why a position waits, until which block, and the state in which it failed."""
 
     reason: Reason
     until_block: int
@@ -65,15 +65,15 @@ class Limits:
         self._cool: dict[tuple[PositionKey, Way], CoolDown] = {}
 
     def lock(self, key: PositionKey, plan_id: str) -> None:
-        """Hold an account until its plan has landed or failed."""
+        """Hold a position until its plan has landed or failed."""
         self._locked[key] = plan_id
 
     def release(self, key: PositionKey) -> None:
-        """Let an account go whose plan never left."""
+        """Let a position go whose plan never left."""
         self._locked.pop(key, None)
 
     def is_locked(self, key: PositionKey) -> bool:
-        """Return whether a plan for the account is in flight."""
+        """Return whether a plan for the position is in flight."""
         return key in self._locked
 
     def settle(self, outcome: Outcome, position: Position | None) -> None:
@@ -128,7 +128,7 @@ class Limits:
         return None
 
     def sweep(self, block: int, liquidatable: Collection[PositionKey]) -> None:
-        """Forget failures long past of accounts that recovered or left; an ordinary memory ends with the state."""
+        """Forget failures long past of positions that recovered or left; an ordinary memory ends with the state."""
         over = [place for place, cool in self._cool.items() if cool.until_block + MAX_COOL_DOWN_BLOCKS <= block]
         for place in over:
             if place[0] not in liquidatable:

@@ -6,6 +6,7 @@ A chain file names an oracle that prices many tokens (the interface of Aave's), 
 import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from keeper.domain import abi
 from keeper.domain.abi import UINT128, WORD, address_word, selector, view
@@ -13,8 +14,8 @@ from keeper.domain.chain import ViewResult
 from keeper.domain.ports import Reads
 from keeper.domain.units import BASE_UNIT, NATIVE, Address, Base
 
-GET_PRICE = selector("getAssetPrice(address)")
-_MAX_DECIMALS = 36
+GET_PRICE: Final = selector("getAssetPrice(address)")
+_MAX_DECIMALS: Final = 36
 
 
 @dataclass(frozen=True, slots=True)
