@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV ?= uv
 BIN := .venv/bin
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
-.PHONY: setup demo test check bench lock clean
+.PHONY: setup demo test check bench faults soak lock clean
 
 setup: $(BIN)/.ready
 $(BIN)/.ready: requirements-dev.lock pyproject.toml
@@ -21,9 +21,9 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -n 2 --dist loadfile tests/architecture tests/unit tests/properties
-bench: setup
-	$(BIN)/python -m tests.bench
+bench faults soak: setup
+	$(BIN)/python -m tests.$@
 lock:
 	$(LOCK) -o requirements.lock && $(LOCK) --extra dev -o requirements-dev.lock
 clean:
-	rm -rf .venv .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache bench-results build dist htmlcov
+	rm -rf .venv .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache bench-results fault-report build dist htmlcov

@@ -3,175 +3,64 @@
 import asyncio
 import gc
 import signal
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from keeper.chain.backfill import Progress
-from keeper.chain.endpoint import nodes_of
 from keeper.chain.heads import Heads
-from keeper.chain.observer import Observer
-from keeper.chain.rpc import Rpc
-from keeper.chain.view import ChainView, latest_head
+from keeper.chain.view import ChainView
 from keeper.chainfile import ChainFile
-from keeper.daemon import Daemon, Sender, StopRequested
+from keeper.daemon import Daemon, StopRequested
 from keeper.discovery import Discovery
-from keeper.domain.chain import BlockHead
-from keeper.domain.mode import Mode
 from keeper.domain.plan import Outcome
-from keeper.domain.units import Address
-from keeper.engine.plan import Policy
 from keeper.errors import Fatal, KeeperError
-from keeper.execution.fees import FeePolicy
-from keeper.execution.network import RpcNetwork
-from keeper.execution.policy import SenderPolicy
-from keeper.execution.sender import Sender as LiveSender
-from keeper.execution.shadow import ShadowSender
-from keeper.execution.signer import Signer, SigningPolicy
+from keeper.execution.budget import Limit
+from keeper.execution.remote import RemoteSigner
+from keeper.execution.signer import Signatory
+from keeper.failpoints import Failpoints, Saboteur
+from keeper.lines import scored
 from keeper.observe.attendant import Attendant
 from keeper.observe.events import Event, emit
-from keeper.observe.health import Health, Thresholds
+from keeper.observe.health import Health, Thresholds, Why
 from keeper.observe.heartbeat import beat
 from keeper.observe.metrics import Metrics
 from keeper.observe.server import Server
-from keeper.registry import markets_of
-from keeper.report import Reporter, scored
-from keeper.scanner import Census, ParityPolicy, Scanner
+from keeper.parts import (
+    OnProgress,
+    SystemClock,
+    fill_books,
+    landing_s,
+    make_scanner,
+    open_rpc,
+    signing_policy,
+    store_place,
+)
+from keeper.report import Reporter
+from keeper.sending import Clerk, Office, account_of, relays_of, signatory_of
 from keeper.settings import Settings
+from keeper.store.audit import Audit
 from keeper.store.database import Database
 from keeper.store.decisions import Decisions
+from keeper.store.faults import StoreFailed
 from keeper.store.findings import Findings
 from keeper.store.instance import OBSERVER, InstanceLock
-from keeper.store.journal import Journal
 from keeper.text import address_text
 
 T = TypeVar("T")
 
-OnProgress = Callable[[str, Progress], None]
-
-_MAX_GAS_LIMIT: Final = 5_000_000
 _STUCK_AFTER_REPLACEMENTS: Final = 4
 _MIN_EVALUATION_AGE_S: Final = 30
 _LONGEST_PAUSE_S: Final = 30
 _BLOCKS_TO_THE_END: Final = 2
-
-
-class SystemClock:
-    """The process's clock."""
-
-    def monotonic_s(self) -> float:
-        """Return seconds that never go backwards."""
-        return time.monotonic()
-
-    def unix_s(self) -> float:
-        """Return seconds since 1970."""
-        return time.time()
-
-
-def landing_s(chain: ChainFile) -> int:
-    """Return how long after its head a transaction lands: one block, in whole seconds, at least one."""
-    return max(1, -(-chain.block_time_ms // 1_000))
-
-
-@asynccontextmanager
-async def open_rpc(settings: Settings, chain: ChainFile, observer: Observer | None = None) -> AsyncIterator[Rpc]:
-    """Dial the configured endpoints, and close them in the end.
-
-    Raises: Unsafe when none is on the chain.
-    """
-    urls = [each.reveal() for each in settings.rpc_urls]
-    rpc = Rpc(nodes_of(urls, calls_per_s=settings.requests_per_second), clock=SystemClock(), observer=observer)
-    try:
-        await rpc.start(chain.chain_id)
-        yield rpc
-    finally:
-        await rpc.close()
-
-
-def database_path(settings: Settings) -> Path:
-    """Return the file of the configured database."""
-    return Path(settings.database_url.removeprefix("sqlite:///"))
-
-
-def signer_of(settings: Settings, chain: ChainFile) -> Signer | None:
-    """Open the configured key, or return None where there is none.
-
-    Raises: ConfigurationError.
-    """
-    policy = SigningPolicy(chain.chain_id, settings.max_fee_wei, _MAX_GAS_LIMIT, settings.max_value_wei)
-    if settings.private_key is not None:
-        return Signer.from_hex(settings.private_key.reveal(), policy)
-    if settings.keystore_file is not None and settings.keystore_password is not None:
-        document = settings.keystore_file.read_text(encoding="utf-8")
-        return Signer.from_keystore(document, settings.keystore_password.reveal(), policy)
-    return None
-
-
-def account_of(settings: Settings, chain: ChainFile) -> Address | None:
-    """Return the account that liquidates, or would: none in observe mode.
-
-    Raises: ConfigurationError.
-    """
-    if settings.mode is Mode.OBSERVE:
-        return None
-    signer = signer_of(settings, chain)
-    return signer.address if signer else settings.address
-
-
-def make_scanner(
-    settings: Settings, chain: ChainFile, rpc: Rpc, signer: Address | None, census: Census | None = None
-) -> tuple[Scanner, ChainView]:
-    """Return a scanner with empty books, and the chain that it looks at."""
-    view = ChainView(rpc, multicall=chain.multicall)
-    policy = Policy(
-        mode=settings.mode,
-        min_profit_base=settings.min_profit_base,
-        approval_base=settings.approval_base,
-        max_plans=settings.max_plans_per_head,
-        signer=signer,
-        max_value_wei=settings.max_value_wei,
-        low_balance_wei=settings.low_balance_wei,
-    )
-    parity = ParityPolicy(settings.parity_every_heads, settings.parity_sample)
-    clock, landing = SystemClock(), landing_s(chain)
-    scanner = Scanner(
-        markets_of(chain), view, policy=policy, parity=parity, clock=clock, landing_s=landing, census=census
-    )
-    return scanner, view
-
-
-async def fill_books(
-    scanner: Scanner, rpc: Rpc, discovery: Discovery, on_progress: OnProgress | None = None
-) -> BlockHead:
-    """Discover every market and every position, and read them all at the newest head, which is returned."""
-    first = await latest_head(rpc)
-    await scanner.discover(first)
-    for books in scanner.books.values():
-        await discovery.catch_up(books.market, first, on_progress)
-    head = await latest_head(rpc)  # the chain went on meanwhile, for hours perhaps: no block may be left out
-    known = {name: await discovery.catch_up(books.market, head) for name, books in scanner.books.items()}
-    await scanner.load(head, known)
-    return head
-
-
-async def read_books(
-    settings: Settings, chain: ChainFile, rpc: Rpc, on_progress: OnProgress | None = None
-) -> tuple[Scanner, BlockHead]:
-    """Fill the books beside a running daemon, whose store is only read: no signer, and nothing is kept."""
-    path = database_path(settings)
-    database = await Database.open(path, chain.chain_id, is_read_only=True) if path.exists() else None
-    try:
-        scanner, _ = make_scanner(settings, chain, rpc, None)
-        discovery = Discovery(rpc, Findings(database) if database else None, is_read_only=True)
-        return scanner, await fill_books(scanner, rpc, discovery, on_progress)
-    finally:
-        if database is not None:
-            await database.close()
+_BALANCE_EVERY_S: Final = 60
+_GATES: Final = {"paused": Why.PAUSED, "halted": Why.HALTED, "switches_unknown": Why.STORAGE_FAILED} | {
+    Limit.BREAKER: Why.BREAKER_OPEN,
+    Limit.NODE_FEE_CAP: Why.BREAKER_OPEN,
+    Limit.NODE_REFUSALS: Why.BREAKER_OPEN,
+}
+"""What the sender's gate is shut by, as health says it; anything else is a budget."""
 
 
 class Keeper:
@@ -191,7 +80,10 @@ class Keeper:
             max_stuck_s=max(_MIN_EVALUATION_AGE_S, _STUCK_AFTER_REPLACEMENTS * settings.bump_after_blocks * block_s),
         )
         self.health = Health(thresholds=thresholds, clock=self._clock)
-        self.observer = Attendant(self.metrics, self.health)
+        self.attendant = Attendant(self.metrics, self.health)
+        failpoints = Failpoints.parse(settings.failpoints)
+        failpoints.allow_on(chain.chain_id)
+        self.observer = Saboteur(self.attendant, failpoints) if failpoints.points else self.attendant
         self._outcomes: deque[Outcome] = deque()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -203,13 +95,16 @@ class Keeper:
             exposition=self.metrics.exposition,
         ) as server:
             emit(Event.CONFIG_LOADED, chain=self.chain.name, http_port=server.port, markets=len(self.chain.markets))
-            pulse = asyncio.create_task(
-                beat(self.health, clock=self._clock, lag=self.metrics.loop_lag_seconds.set), name="heartbeat"
-            )
+            pulse = asyncio.create_task(beat(self.health, clock=self._clock, lag=self._beaten), name="heartbeat")
             try:
                 await self._work(stop, is_once=False)
             finally:
                 pulse.cancel()
+
+    def _beaten(self, lag_s: float) -> None:
+        """Take the state of the event loop at a heartbeat."""
+        self.metrics.loop_lag_seconds.set(lag_s)
+        self.metrics.tasks.set(len(asyncio.all_tasks()))
 
     async def once(self, stop: asyncio.Event) -> None:
         """Make one pass at the current head, and follow what it sent to the end."""
@@ -218,32 +113,34 @@ class Keeper:
     async def _work(self, stop: asyncio.Event, *, is_once: bool) -> None:
         async with AsyncExitStack() as stack:
             stack.enter_context(suppress(StopRequested))  # while still starting
-            signer = signer_of(self.settings, self.chain) if self.settings.mode is Mode.LIVE else None
-            account = account_of(self.settings, self.chain)
+            signer = signatory_of(self.settings, self.chain)
+            if isinstance(signer, RemoteSigner):
+                stack.push_async_callback(signer.close)
+            relays = relays_of(self.settings) if signer else None
+            if relays is not None:
+                stack.push_async_callback(relays.close)
+            account = signer.address if signer else account_of(self.settings, self.chain)
             owner = address_text(signer.address) if signer else OBSERVER
             stack.callback(InstanceLock.acquire(self.settings.state_dir, self.chain.chain_id, owner).release)
-            database = await Database.open(database_path(self.settings), self.chain.chain_id)
+            place, chain_id = store_place(self.settings), self.chain.chain_id
+            database = await Database.open(place, chain_id, reached=self.observer.reached)
             stack.push_async_callback(database.close)
-            rpc = await stack.enter_async_context(open_rpc(self.settings, self.chain, self.observer))
+            rpc = await stack.enter_async_context(open_rpc(self.settings, self.chain, self.attendant))
             discovery = Discovery(rpc, Findings(database))
             scanner, view = make_scanner(self.settings, self.chain, rpc, account, discovery.catch_up)
             head = await _patiently(stop, lambda: fill_books(scanner, rpc, discovery, self._on_progress))
             gc.collect()
             gc.freeze()  # the books stay: no full collection has to walk them
-            reporter = self._reporter(
-                scanner=scanner, view=view, rpc=rpc, discovery=discovery, database=database, signer=signer
-            )
-            stack.push_async_callback(reporter.close)
             if signer is not None:
-                signer.policy = _signing_policy(signer.policy, scanner)
+                signer.policy = signing_policy(signer.policy, scanner)
+            clerk = Clerk(self.settings, self.chain, rpc, database, scanner, self.observer, relays)
+            office = clerk.office(signer, account, deliver=self._outcomes.append, scored=scored)
+            reporter = self._reporter(clerk, view, discovery, signer=signer, office=office)
+            stack.push_async_callback(reporter.close)
             poll_s = self.settings.poll_interval_ms / 1_000
             heads = await stack.enter_async_context(Heads(rpc, poll_interval_s=poll_s))
             daemon = Daemon(
-                heads=heads,
-                scanner=scanner,
-                sender=self._sender(rpc, database, account, signer, scanner),
-                outcomes=self._outcomes,
-                report=reporter,
+                heads=heads, scanner=scanner, sender=office.sender, outcomes=self._outcomes, report=reporter
             )
             if is_once:
                 blocks = _BLOCKS_TO_THE_END * (self.settings.confirmations + self.settings.bump_after_blocks)
@@ -252,67 +149,64 @@ class Keeper:
             await _patiently(stop, lambda: daemon.recover(head))
             self.health.started(is_sending=daemon.is_sending)
             emit(Event.KEEPER_READY, block=head.number, signer=signer.address if signer else None)
-            await daemon.run(stop, self.settings.drain_timeout_s)
+            async with _beside(office.understudy.run() if office.understudy else None):
+                audit = Audit(database, signer.address) if signer else None
+                async with _beside(self._balance(audit) if audit else None):
+                    await daemon.run(stop, self.settings.drain_timeout_s)
 
-    def _sender(
-        self, rpc: Rpc, database: Database, account: Address | None, signer: Signer | None, scanner: Scanner
-    ) -> Sender | None:
-        """Return what the mode allows: nobody, somebody who only scores, or the one who spends."""
-        markets = {name: books.market for name, books in scanner.books.items()}
-        fees = FeePolicy(
-            max_fee_wei=self.settings.max_fee_wei,
-            max_tip_wei=self.settings.max_priority_fee_wei,
-            max_gas_share_bps=self.settings.max_gas_share_bps,
-            bump_bps=self.settings.bump_bps,
-        )
-        network = RpcNetwork(rpc, self.chain.data_fee_oracle)
-        if self.settings.mode is Mode.SHADOW and account is not None:
-            return ShadowSender(
-                network=network, sender=account, markets=markets, fees=fees, deliver=scored, observer=self.observer
-            )
-        if self.settings.mode is not Mode.LIVE or signer is None:
-            return None
-        policy = SenderPolicy(
-            fees=fees,
-            block_time_s=landing_s(self.chain),
-            confirmations=self.settings.confirmations,
-            bump_after_blocks=self.settings.bump_after_blocks,
-        )
-        return LiveSender(
-            network=network,
-            journal=Journal(database, signer.address),
-            signer=signer,
-            markets=markets,
-            policy=policy,
-            deliver=self._outcomes.append,
-            observer=self.observer,
-        )
+    async def _balance(self, audit: Audit) -> None:
+        """Balance the journal's books every minute (invariants N2 and N11), for ever."""
+        while True:
+            await asyncio.sleep(_BALANCE_EVERY_S)
+            try:
+                found = await audit.balance()
+            except StoreFailed as error:
+                if not error.is_passing:
+                    raise
+                continue  # the next look tells more, and whoever writes tells of the fault
+            self.health.invariant("N11", holds=not found.faults)
+            for fault in found.faults:
+                self.metrics.invariant_violations.at(id="N11").inc()
+                emit(Event.INVARIANT_VIOLATED, id="N11", detail=fault)
 
     def _reporter(
-        self,
-        *,
-        scanner: Scanner,
-        view: ChainView,
-        rpc: Rpc,
-        discovery: Discovery,
-        database: Database,
-        signer: Signer | None,
+        self, clerk: Clerk, view: ChainView, discovery: Discovery, *, signer: Signatory | None, office: Office
     ) -> Reporter:
         def on_layout() -> None:
             if signer is not None:
-                signer.policy = _signing_policy(signer.policy, scanner)
+                signer.policy = signing_policy(signer.policy, clerk.scanner)
 
         return Reporter(
             metrics=self.metrics,
             health=self.health,
-            decisions=Decisions(database),
+            decisions=Decisions(clerk.database),
             discovery=discovery,
             ancestor=view.ancestor,
-            healthy_endpoints=lambda: len(rpc.usable()),
-            requests=lambda: self.observer.requests_made,
+            healthy_endpoints=lambda: len(clerk.rpc.usable()),
+            requests=lambda: self.attendant.requests_made,
             low_balance_wei=self.settings.low_balance_wei,
             on_layout=on_layout,
+            on_served=lambda: self._tell_office(office),
         )
+
+    def _tell_office(self, office: Office) -> None:
+        """Tell health what keeps the sender from beginning anything new."""
+        if office.warden is not None:
+            self.health.gate(next((_GATES.get(hold, Why.BUDGET_SPENT) for hold in office.warden.holds), Why.OK))
+        if office.understudy is not None:
+            self.health.lease(is_held=office.understudy.is_leading)
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None] | None) -> AsyncIterator[None]:
+    """Run work that never ends beside the body; its error ends the body, and the body's end ends it."""
+    if work is None:
+        yield
+        return
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(work, name="beside")
+        yield
+        task.cancel()
 
 
 async def _patiently(stop: asyncio.Event, step: Callable[[], Awaitable[T]]) -> T:
@@ -342,21 +236,6 @@ async def _patiently(stop: asyncio.Event, step: Callable[[], Awaitable[T]]) -> T
                 raise StopRequested
     finally:
         stopped.cancel()
-
-
-def _signing_policy(before: SigningPolicy, scanner: Scanner) -> SigningPolicy:
-    """Allow what the markets' contracts, as last read, need: liquidations by them, and allowances to them."""
-    calls: set[tuple[Address, bytes]] = set()
-    payable: set[tuple[Address, bytes]] = set()
-    approvals: set[tuple[Address, Address]] = set()
-    for name, books in scanner.books.items():
-        snapshot = scanner.snapshot(name)
-        if snapshot is not None:
-            made = books.market.calls
-            calls |= {(target, selector) for target in snapshot.targets for selector in made.SELECTORS}
-            payable |= {(target, selector) for target in snapshot.targets for selector in made.PAYABLE}
-            approvals |= {(each.token.address, each.spender) for each in snapshot.payments if each.spender is not None}
-    return replace(before, calls=frozenset(calls), payable=frozenset(payable), approvals=frozenset(approvals))
 
 
 class Signals:

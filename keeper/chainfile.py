@@ -99,6 +99,8 @@ class PricesConfig(_Frozen):
 
     oracle: AddressField | None = None
     feeds: tuple[FeedConfig, ...] = ()
+    vouched: tuple[AddressField, ...] = ()
+    """Tokens whose prices are acted upon however far they jump."""
 
 
 class ChainFile(_Frozen):
@@ -112,6 +114,8 @@ class ChainFile(_Frozen):
     multicall: AddressField = parse_address(MULTICALL3)
     data_fee_oracle: AddressField | None = None
     """What tells the fee that a rollup of the OP stack takes for a transaction's data (`getL1Fee`)."""
+    data_gas_oracle: AddressField | None = None
+    """What tells the gas that Arbitrum takes for a transaction's data (NodeInterface, `gasEstimateL1Component`)."""
     explorer: Annotated[str, Field(strict=True, pattern=r"^https?://[^\s]{1,200}$")] | None = None
     prices: PricesConfig = PricesConfig()
     markets: tuple[MarketConfig, ...]

@@ -1,6 +1,7 @@
 """The command line: reads the configuration, runs one command, turns how it ended into an exit code."""
 
 import asyncio
+import resource
 import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from keeper import checks, conformance, preflight, registry
 from keeper import positions as listing
-from keeper.app import Keeper, OnProgress, Signals
+from keeper.app import Keeper, Signals
 from keeper.chain.backfill import Progress as ScanProgress
 from keeper.chainfile import ChainFile
 from keeper.daemon import supervise
 from keeper.errors import ConfigurationError, ExitCode, Fatal, KeeperError
 from keeper.observe import logs
 from keeper.observe.events import Event, emit
+from keeper.parts import OnProgress, set_switches
 from keeper.settings import Settings, load_configuration
 
 T = TypeVar("T")
@@ -38,6 +40,7 @@ app = typer.Typer(
 protocols = typer.Typer(help="The protocols that this keeper knows.", no_args_is_help=True)
 app.add_typer(protocols, name="protocol")
 
+Reason = Annotated[str, typer.Option(help="Why: it is logged, and shown by /readyz.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
 
@@ -96,6 +99,24 @@ def positions(
         typer.echo(listing.as_json(chosen))
     else:
         _console(settings).print(listing.as_table(chosen))
+
+
+@app.command()
+def pause(reason: Reason = "by the operator") -> None:
+    """Begin nothing new until `keeper resume`, restarts included; what is in flight is still looked after."""
+    _switch(reason, paused=True)
+
+
+@app.command()
+def halt(reason: Reason = "by the operator") -> None:
+    """Sign nothing at all until `keeper resume`, restarts included: no replacement and no cancellation either."""
+    _switch(reason, halted=True)
+
+
+@app.command()
+def resume() -> None:
+    """Lift `pause` and `halt`."""
+    _switch("", paused=False, halted=False)
 
 
 @protocols.command("list")
@@ -192,6 +213,15 @@ def _crashed(error: Exception) -> None:
         emit(Event.KEEPER_CRASHED, error=str(error), kind=type(error).__name__, exc_info=error)
 
 
+def _switch(reason: str, **switches: bool) -> None:
+    """Set switches in the store, beside a running daemon or before one starts, and say how they stand."""
+    settings, chain = _configuration(as_json=False)
+    with _quiet(settings, chain):
+        found = _finish(set_switches(settings, chain, switches, reason=reason))
+    state = "halted" if found.halted else "paused" if found.paused else "running"
+    typer.echo(f"{chain.name}: {state}{f' ({found.reason})' if found.reason else ''}")
+
+
 def _finish(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's work; an error raised on purpose is one message on standard error, and its exit code."""
     try:
@@ -206,6 +236,7 @@ def _finish(work: Coroutine[Any, Any, T]) -> T:
 
 def _configuration(*, as_json: bool) -> tuple[Settings, ChainFile]:
     """Load the configuration, or print every problem of it at once and exit."""
+    _forbid_core_dumps()
     try:
         return load_configuration()
     except ConfigurationError as error:
@@ -217,6 +248,13 @@ def _configuration(*, as_json: bool) -> tuple[Settings, ChainFile]:
         for problem in error.problems:
             typer.echo(f"  {problem}", err=True)
         raise typer.Exit(ExitCode.CONFIGURATION) from None
+
+
+def _forbid_core_dumps() -> None:
+    """Keep the key out of core dumps: a limit of 1 byte also stops those that are piped to a program, which ignore 0."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = 0 if hard == 0 else 1
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 @contextmanager

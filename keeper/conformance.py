@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from keeper.app import OnProgress, open_rpc, read_books
 from keeper.chain.simulation import call_alone
 from keeper.chain.view import ChainView
 from keeper.chainfile import ChainFile
@@ -22,6 +21,7 @@ from keeper.domain.units import NATIVE, WAD, Address, BlockHash, PositionId, TxH
 from keeper.engine.parity import differs
 from keeper.engine.screen import MAX_ENTRIES, Screen
 from keeper.errors import Invalid
+from keeper.parts import OnProgress, open_rpc, read_books
 from keeper.registry import markets_of
 from keeper.settings import Settings
 

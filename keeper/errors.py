@@ -5,6 +5,7 @@ KeeperError
 │   ├── ConfigurationError    3  the settings or the chain file are wrong
 │   ├── Unsafe                4  preflight failed, or going on could lose money
 │   ├── AlreadyRunning        5  another instance holds this key and chain
+│   │   └── Fenced                it took them over while this one was paused or cut off
 │   └── StorageFailed         6  the journal cannot be written or trusted
 ├── Transient             the door retries, then asks another endpoint
 ├── Stale                 drop this head's work: the chain has moved on
@@ -57,6 +58,10 @@ class AlreadyRunning(Fatal):
     """Another instance owns this state directory."""
 
     exit_code = ExitCode.ALREADY_RUNNING
+
+
+class Fenced(AlreadyRunning):
+    """The lease on this key and chain is lost: another instance may have taken it over."""
 
 
 class StorageFailed(Fatal):

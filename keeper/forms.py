@@ -5,11 +5,12 @@ import binascii
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic_core import CoreSchema, core_schema
@@ -22,6 +23,7 @@ CURVE_ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD
 KEY_DIGITS: Final = 64
 FEWEST_PHRASE_WORDS: Final = 12
 MAX_SECRET_BYTES: Final = 1 << 16
+GWEI: Final = 10**9
 
 
 class Secret:
@@ -120,14 +122,50 @@ def check_file(path: Path) -> Path:
     return path
 
 
-def check_database_url(url: str) -> str:
-    """Let the URL of an SQLite file pass."""
-    scheme, separator, path = url.partition(":///")
-    if scheme not in {"sqlite", "sqlite+pysqlite"} or not separator:
-        raise ValueError("must be sqlite:///PATH: no other database is supported yet")
-    if not path or path.startswith(":memory:"):
+def check_database_url(secret: Secret) -> Secret:
+    """Let the URL of an SQLite file or of a PostgreSQL server pass."""
+    scheme, _, path = secret.reveal().partition("://")
+    if scheme == "postgresql":
+        parts = _parts(secret.reveal())
+        if parts is None or not parts.path.strip("/"):
+            raise ValueError("must be postgresql://USER:PASSWORD@HOST/DATABASE, the special characters percent-encoded")
+        return secret
+    if scheme not in {"sqlite", "sqlite+pysqlite"} or not path.startswith("/"):
+        raise ValueError("must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE")
+    if path == "/" or path.startswith("/:memory:"):
         raise ValueError("must name a file: what is kept in memory does not survive a restart")
-    return url
+    return secret
+
+
+def check_http_url(secret: Secret) -> Secret:
+    """Let an http or https URL pass."""
+    url = secret.reveal()
+    if not url.isprintable() or " " in url or split_url(url) is None or not url.startswith("http"):
+        raise ValueError("must be an http or https URL with a host")
+    return secret
+
+
+def parse_http_urls(value: object) -> object:
+    """Split a list of http URLs, which may be empty, and check each, naming it by its place only."""
+    if isinstance(value, str) and not value.strip():
+        return ()
+    found = parse_rpc_urls(value)
+    for number, each in enumerate(found if isinstance(found, tuple) else (), 1):
+        if not each.reveal().startswith("http"):
+            raise ValueError(f"entry {number} must be an http or https URL with a host")
+    return found
+
+
+def default_database(values: Mapping[str, Any]) -> str:
+    """Give each chain its own file: two keepers may share a state directory."""
+    name = Path(values.get("chain", "keeper")).stem
+    return f"sqlite:///{values.get('state_dir', Path())}/{name}.sqlite3"
+
+
+def default_tip(values: Mapping[str, Any]) -> str:
+    """Keep the default within a smaller cap."""
+    wei = min(5 * GWEI, values.get("max_fee_wei", 5 * GWEI))
+    return f"{wei // GWEI}.{wei % GWEI:09}"
 
 
 def lower(value: object) -> object:
@@ -145,12 +183,29 @@ def is_loopback(host: str) -> bool:
 
 def split_url(url: str) -> SplitResult | None:
     """Return a node URL's parts, or None where it is no http, https, ws or wss URL with a host."""
+    parts = _parts(url)
+    return parts if parts is not None and parts.scheme in {"http", "https", "ws", "wss"} else None
+
+
+def same_operator(urls: Sequence[str]) -> Iterator[list[int]]:
+    """Yield the places, from 1, of node URLs whose hosts seem to be of one operator; this machine's own are not."""
+    operators = defaultdict[str, list[int]](list)
+    for number, url in enumerate(urls, 1):
+        parts = split_url(url)
+        host = (parts.hostname if parts else None) or ""
+        if not is_loopback(host):
+            operators[".".join(host.split(".")[-2:]) if host[-1:].isalpha() else host].append(number)
+    yield from (numbers for numbers in operators.values() if len(numbers) > 1)
+
+
+def _parts(url: str) -> SplitResult | None:
+    """Return a URL's parts, or None where it names no host, or a port that cannot be one."""
     try:
         parts = urlsplit(url)
         is_usable = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return None
-    return parts if is_usable and parts.scheme in {"http", "https", "ws", "wss"} else None
+    return parts if is_usable else None
 
 
 def parse_rpc_urls(value: object) -> object:
@@ -225,8 +280,8 @@ def key_forms(key: str) -> Iterator[str]:
 
 
 def url_forms(url: str) -> Iterator[str]:
-    """Yield a node URL and every part of it that could be a key, as written and decoded."""
-    parts = split_url(url)
+    """Yield a URL and every part of it that could be a key, as written and decoded."""
+    parts = _parts(url)
     if parts is None:
         return
     names = [part for part in (parts.username, parts.password) if part]
@@ -240,6 +295,14 @@ def url_forms(url: str) -> Iterator[str]:
         yield from (form for form in {text, unquote(text)} if len(form) >= SHORTEST_HIDDEN)
     if names:
         yield base64.b64encode(unquote(":".join(names)).encode()).decode().rstrip("=")
+
+
+def password_forms(url: str) -> Iterator[str]:
+    """Yield a database URL and the password in it, as written and decoded; its other parts are words."""
+    parts = _parts(url)
+    yield url
+    if parts is not None and parts.password:
+        yield from {parts.password, unquote(parts.password)}
 
 
 def _is_keylike(label: str) -> bool:

@@ -8,10 +8,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from keeper.app import OnProgress, open_rpc, read_books
 from keeper.chainfile import ChainFile
 from keeper.domain.chain import BlockHead
 from keeper.domain.position import Health, Holding, PositionKey
+from keeper.parts import OnProgress, open_rpc, read_books
 from keeper.settings import Settings
 from keeper.text import address_text, amount_text, distance_bps, distance_text, health_text, position_text, usd_text
 

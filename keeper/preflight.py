@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from keeper.app import SystemClock, account_of, database_path
 from keeper.chain.capability import NodeFacts, probe
 from keeper.chain.endpoint import nodes_of
 from keeper.chain.inventory import read_inventory
@@ -21,9 +20,10 @@ from keeper.domain.plan import Inventory
 from keeper.domain.ports import PriceAge, Snapshot
 from keeper.domain.units import Address, PositionId, TokenAmount
 from keeper.errors import ConfigurationError, KeeperError, StorageFailed, Transient, Unsafe
+from keeper.parts import SystemClock, open_to_read
 from keeper.registry import markets_of
+from keeper.sending import account_of
 from keeper.settings import Settings
-from keeper.store.database import Database
 from keeper.store.faults import Fault, StoreFailed
 from keeper.store.findings import Findings
 from keeper.text import address_text, amount_text
@@ -164,13 +164,12 @@ async def _on_chain(settings: Settings, chain: ChainFile, rpc: Rpc, signer: Addr
 
 async def _known(settings: Settings, chain: ChainFile) -> dict[str, list[PositionId]]:
     """Return what a daemon has found in logs so far: some markets consist of nothing else."""
-    path = database_path(settings)
-    if not path.exists():
-        return {}
     try:
-        database = await Database.open(path, chain.chain_id, is_read_only=True)
+        database = await open_to_read(settings, chain)
     except StorageFailed:
-        return {}  # the check of the storage has said so
+        database = None  # the check of the storage has said so
+    if database is None:
+        return {}
     try:
         findings = Findings(database)
         return {each.place: list(await findings.load(each.place)) for each in markets_of(chain)}
@@ -249,7 +248,7 @@ def _funds(
 
 async def _storage(settings: Settings, chain: ChainFile) -> list[Check]:
     """Check that the state directory can be written, and that an existing database can be read."""
-    folder, path = settings.state_dir, database_path(settings)
+    folder = settings.state_dir
     checks = []
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -260,13 +259,13 @@ async def _storage(settings: Settings, chain: ChainFile) -> list[Check]:
     except OSError as error:
         finding = f"{folder}: {error.strerror or 'cannot be written'}"
         checks.append(Check("storage", Status.FAIL, finding, "set KEEPER_STATE_DIR to a folder of this user"))
-    if path.exists():
-        try:
-            database = await Database.open(path, chain.chain_id, is_read_only=True)
+    try:
+        database = await open_to_read(settings, chain)
+        if database is not None:
             await database.close()
-        except StorageFailed as error:
-            is_old = isinstance(error, StoreFailed) and error.fault is Fault.OUTDATED
-            checks.append(Check("database", Status.WARN if is_old else Status.FAIL, str(error)))
+    except StorageFailed as error:
+        is_old = isinstance(error, StoreFailed) and error.fault is Fault.OUTDATED
+        checks.append(Check("database", Status.WARN if is_old else Status.FAIL, str(error)))
     return checks
 
 

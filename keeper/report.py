@@ -7,20 +7,19 @@ from typing import Final
 
 from keeper.discovery import BEHIND_HEAD, Discovery
 from keeper.domain.chain import BlockHead
-from keeper.domain.fixed import div_up
 from keeper.domain.outcome import Decision, Reason, Result
 from keeper.domain.plan import DecisionRecord, Outcome, Payment
 from keeper.domain.position import Action, PositionKey
-from keeper.domain.units import BASE_UNIT, Address, Base, Wei
+from keeper.domain.units import BASE_UNIT, Address, Wei
 from keeper.errors import Invalid, Stale
-from keeper.execution.shadow import Score
+from keeper.lines import named, realised_base, tell_ending, tell_price
 from keeper.observe.events import Event, emit
 from keeper.observe.health import Health
 from keeper.observe.metrics import Metrics
 from keeper.scanner import MarketPass, Pass
 from keeper.store.decisions import Decisions
 from keeper.store.faults import StoreFailed
-from keeper.text import amount_text, health_text, usd_text
+from keeper.text import health_text
 
 _FLUSH_EVERY: Final = 32
 _KEEP_BLOCKS: Final = 500_000
@@ -60,8 +59,13 @@ class Reporter:
         requests: Callable[[], int],
         low_balance_wei: Wei,
         on_layout: Callable[[], None],
+        on_served: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the places to tell. `on_layout` is called when what a market's plans may call or pay with has changed."""
+        """Take the places to tell.
+
+        `on_layout` is called when what a market's plans may call or pay with has changed, `on_served` when the sender
+        is done with a head.
+        """
         self._metrics = metrics
         self._health = health
         self._decisions = decisions
@@ -71,6 +75,7 @@ class Reporter:
         self._requests = requests
         self._low_balance_wei = low_balance_wei
         self._on_layout = on_layout
+        self._on_served = on_served
         self._sheets: deque[_Sheet] = deque()
         self._standing: dict[PositionKey, tuple[Decision, Reason | None]] = {}
         self._liquidatable: set[PositionKey] = set()
@@ -120,8 +125,12 @@ class Reporter:
         for outcome in outcomes:
             if outcome.opportunity is None or outcome.opportunity.action is Action.LIQUIDATE:
                 self.account.results[outcome.result] = self.account.results.get(outcome.result, 0) + 1
+                if outcome.realised is not None:
+                    self.account.won += 1
+                    self.account.profit_base += realised_base(outcome)
+                    self._metrics.profit_usd.inc(realised_base(outcome) / BASE_UNIT)
             self.account.gas_wei += outcome.gas_cost_wei
-            emit(_ending(outcome), **self._outcome_fields(outcome))
+            tell_ending(outcome)
 
     def failed(self, head: BlockHead, error: Exception) -> None:
         """Take a pass or a submission that could not be finished."""
@@ -133,6 +142,7 @@ class Reporter:
         """Take that the sender is done with a head."""
         del head
         self._health.served()
+        self._on_served()
 
     def stopping(self) -> None:
         """Take that nothing new is begun any more."""
@@ -165,17 +175,20 @@ class Reporter:
                 continue
             emit(
                 Event.INDEX_AUDIT_MISMATCH,
-                **_named(key),
+                **named(key),
                 block=head.number,
                 local_health_factor_wad=each.local.health_factor_wad,
                 chain_health_factor_wad=each.chain.health_factor_wad if each.chain else None,
                 local_debt_base=each.local.debt_base,
                 chain_debt_base=each.chain.debt_base if each.chain else None,
             )
+        self._metrics.prices_quarantined.at(market=name).set(market.doubted)
+        for move in market.prices:
+            tell_price(name, move, head)
         for restored in sorted(market.restored):
-            emit(Event.POSITION_RESTORED, **_named(PositionKey(name, restored)), block=head.number)
+            emit(Event.POSITION_RESTORED, **named(PositionKey(name, restored)), block=head.number)
         for impossible in market.impossible:
-            emit(Event.POSITION_QUARANTINED, **_named(PositionKey(name, impossible)), block=head.number)
+            emit(Event.POSITION_QUARANTINED, **named(PositionKey(name, impossible)), block=head.number)
 
     def _funds(self, done: Pass) -> None:
         if done.inventory is None:
@@ -196,7 +209,7 @@ class Reporter:
             health = done.candidates[key].assessment.health
             emit(
                 Event.POSITION_LIQUIDATABLE,
-                **_named(key),
+                **named(key),
                 block=done.head.number,
                 health_factor_wad=health.health_factor_wad,
                 debt_base=health.debt_base,
@@ -204,7 +217,7 @@ class Reporter:
             )
         gone = {key for key in self._liquidatable - now if key.market in valued}
         for key in sorted(gone):
-            emit(Event.POSITION_RECOVERED, **_named(key), block=done.head.number)
+            emit(Event.POSITION_RECOVERED, **named(key), block=done.head.number)
             self._standing.pop(key, None)
         self._liquidatable = (self._liquidatable | now) - gone
 
@@ -248,7 +261,7 @@ class Reporter:
         if record.key in self._liquidatable:  # a verdict may come when the position has recovered
             self._standing[record.key] = standing
         fields = {
-            **_named(record.key),
+            **named(record.key),
             "block": record.block,
             "plan_id": record.plan_id,
             "health_factor": health_text(record.health_factor_wad),
@@ -260,40 +273,6 @@ class Reporter:
             emit(Event.DECISION_ACCEPTED, **fields)
         else:
             emit(Event.DECISION_SKIPPED, reason=reason, **fields)
-
-    def _outcome_fields(self, outcome: Outcome) -> dict[str, object]:
-        fields: dict[str, object] = {
-            "plan_id": outcome.plan_id,
-            **_named(outcome.key),
-            "block": outcome.block,
-            "tx_hash": outcome.tx_hash,
-            "result": outcome.result.value,
-            "reason": outcome.reason.value if outcome.reason else None,
-            "detail": outcome.detail,
-            "gas_cost_wei": outcome.gas_cost_wei,
-        }
-        what, real = outcome.opportunity, outcome.realised
-        if what is not None and what.action is not Action.LIQUIDATE:
-            fields["action"] = what.action.value
-        if what is None or real is None:
-            return fields
-        profit = realised_base(outcome)
-        if what.action is Action.LIQUIDATE:
-            self.account.won += 1
-            self.account.profit_base += profit
-            self._metrics.profit_usd.inc(profit / BASE_UNIT)
-        return fields | {
-            "repay_token": what.repay.address,
-            "repaid": f"{amount_text(real.repaid_amount, what.repay.decimals)} {what.repay.symbol}",
-            "repaid_amount": real.repaid_amount,
-            "planned_repay_amount": what.repay_amount,
-            "seize_token": what.seize.address,
-            "seized": f"{amount_text(real.seized_amount, what.seize.decimals)} {what.seize.symbol}",
-            "seized_amount": real.seized_amount,
-            "planned_seized_amount": what.seized_amount,
-            "profit_base": profit,
-            "profit": usd_text(profit),
-        }
 
     async def _keep(self, done: Pass) -> None:
         """Write what the next start needs; a failure of that is told, and stops nothing."""
@@ -337,41 +316,3 @@ class Reporter:
         while self._sheets and not self._sheets[0].missing:
             sheet = self._sheets.popleft()
             self._decisions.record(sheet.head, sheet.records)
-
-
-def _ending(outcome: Outcome) -> Event:
-    won = outcome.result is Result.WON
-    if outcome.opportunity is not None and outcome.opportunity.action is not Action.LIQUIDATE:
-        return Event.STEP_DONE if won else Event.STEP_FAILED
-    return Event.LIQUIDATION_WON if won else Event.LIQUIDATION_LOST
-
-
-def realised_base(outcome: Outcome) -> Base:
-    """Value what an outcome realised at the plan's prices, before gas.
-
-    Rounding: against us on both sides.
-    """
-    what, real = outcome.opportunity, outcome.realised
-    if what is None or real is None or not what.seized_amount or not what.repay_amount:
-        return Base(0)
-    seized = what.seized_base * real.seized_amount // what.seized_amount
-    return Base(seized - div_up(what.repay_base * real.repaid_amount, what.repay_amount))
-
-
-def _named(key: PositionKey) -> dict[str, object]:
-    """Return the fields that name a position in a log line."""
-    named: dict[str, object] = {"market": key.market, "account": key.account}
-    return named | {"part": key.part} if key.part else named
-
-
-def scored(score: Score) -> None:
-    """Tell what the chain did with a plan that was not sent."""
-    emit(
-        Event.SHADOW_SCORED,
-        plan_id=score.plan_id,
-        rank=score.rank.value,
-        **_named(score.key),
-        waited_blocks=score.waited_blocks,
-        rival=score.rival,
-        profit_base=score.profit_base,
-    )

@@ -5,9 +5,9 @@ on the list until a pass has read them again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from keeper.chain.ancestry import Extension
 from keeper.chain.inventory import BalanceReads, read_inventory
@@ -23,6 +23,8 @@ from keeper.engine.parity import Mismatch, sample
 from keeper.engine.plan import Chore, Planned, Policy, plan, skip
 from keeper.engine.scan import Candidate, MarketBook, Scan
 from keeper.errors import Invalid
+from keeper.oracles.guard import GuardPolicy, PriceMove
+from keeper.rounds import all_of, read_each, read_positions, read_tokens
 
 
 class Chain(Protocol):
@@ -73,6 +75,8 @@ class MarketPass:
     restored: frozenset[PositionId]
     impossible: tuple[PositionId, ...]
     taken: tuple[Taken, ...]
+    prices: tuple[PriceMove, ...] = ()
+    doubted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +114,13 @@ class Scanner:
         clock: Clock,
         landing_s: int,
         census: Census | None = None,
+        guard: GuardPolicy | None = None,
     ) -> None:
         """Prepare empty books. `landing_s` is how long after its head a transaction lands.
 
         `census` is taken where the chain was reorganised deeper than it can be followed.
         """
-        self._desks = {market.name: Desk(market) for market in markets}
+        self._desks = {market.name: Desk(market, guard) for market in markets}
         self._census = census
         self._chain = chain
         self._policy = policy
@@ -166,7 +171,7 @@ class Scanner:
                 desk.is_stale = True
                 continue
             for start in range(0, len(known), chunk):
-                positions, impossible = await _positions(desk, reads, known[start : start + chunk])
+                positions, impossible = await read_positions(desk, reads, known[start : start + chunk])
                 desk.pending |= impossible
                 desk.books.put(positions, desk.snapshot)
         self._chain.commit(Extension(head, (head,)))
@@ -238,7 +243,7 @@ class Scanner:
         every = self._parity.every_heads
         turn = self._turn // every if every > 0 and self._turn % every == 0 else None
         markets = [self._read_market(desk, reads, turn) for desk in self._desks.values()]
-        inventory, *found = await _all_of(self._read_inventory(reads), *markets)
+        inventory, *found = await all_of(self._read_inventory(reads), *markets)
         named = dict(zip(self._desks, found, strict=True))
         readings = {name: each for name, each in named.items() if isinstance(each, Reading)}
         return readings, {name: str(each) for name, each in named.items() if isinstance(each, Invalid)}, inventory
@@ -258,16 +263,18 @@ class Scanner:
                 if desk.reader.head_filter != known:
                     desk.pending |= everybody.keys()  # also where the rest of this pass fails
             wanted = (desk.pending | desk.quarantined) - desk.impossible
-            snapshot, (positions, refused), (freed, still), chain = await _all_of(
+            is_new = is_rediscovered or not desk.guard.knows_tokens
+            snapshot, (positions, refused), (freed, still), chain, tokens = await all_of(
                 desk.reader.snapshot(reads),
-                _positions(desk, reads, sorted(wanted)),
-                _each_alone(desk, reads, sorted(desk.impossible)),
+                read_positions(desk, reads, sorted(wanted)),
+                read_each(desk, reads, sorted(desk.impossible)),
                 desk.reader.chain_health(reads, compare),
+                read_tokens(desk, reads, is_wanted=is_new),
             )
         except Invalid as error:
             return error
         compared = dict(zip(compare, chain, strict=True))
-        return Reading(snapshot, [*positions, *freed], refused | still, compared, is_rediscovered)
+        return Reading(snapshot, [*positions, *freed], refused | still, compared, is_rediscovered, tokens)
 
     async def _read_inventory(self, reads: BalanceReads) -> Inventory | None:
         if self._policy.signer is None:
@@ -298,6 +305,8 @@ class Scanner:
                     restored=filed.restored,
                     impossible=filed.impossible,
                     taken=filed.taken,
+                    prices=filed.prices,
+                    doubted=len(desk.guard.doubted),
                 )
             )
         return tuple(markets), candidates
@@ -315,7 +324,10 @@ class Scanner:
         for candidate in candidates:
             desk = self._desks[candidate.market.name]
             key = candidate.key.id
-            if desk.is_trusted(key, readings[candidate.market.name].compared):
+            if (doubted := desk.guard.doubt(candidate.assessment)) is not None:
+                why = f"the price of {doubted.symbol} jumped"
+                held.append(skip(head, candidate, Reason.ORACLE_QUARANTINED, why))
+            elif desk.is_trusted(key, readings[candidate.market.name].compared):
                 allowed.append(candidate)
             else:
                 why = "it cannot be read" if key in desk.impossible else "local and chain health differ"
@@ -338,40 +350,3 @@ class Scanner:
             steps = market.rules.settlements(owner, inventory.balances, reading.snapshot, at)
             chores += [Chore(market, reading.snapshot, each) for each in steps]
         return chores
-
-
-async def _positions(
-    desk: Desk, reads: BalanceReads, wanted: Sequence[PositionId]
-) -> tuple[list[Any], frozenset[PositionId]]:
-    """Read positions together, and each alone where one of them holds what no contract could; name those that do."""
-    try:
-        return list(await desk.reader.positions(reads, wanted)), frozenset()
-    except Invalid:
-        return await _each_alone(desk, reads, wanted)
-
-
-async def _each_alone(
-    desk: Desk, reads: BalanceReads, wanted: Sequence[PositionId]
-) -> tuple[list[Any], frozenset[PositionId]]:
-    """Read positions so that an impossible one spoils no other; they still share their requests."""
-
-    async def alone(key: PositionId) -> list[Any] | None:
-        try:
-            return list(await desk.reader.positions(reads, [key]))
-        except Invalid:
-            return None
-
-    found = await _all_of(*(alone(each) for each in wanted))
-    refused = (key for key, positions in zip(wanted, found, strict=True) if positions is None)
-    return [each for positions in found if positions for each in positions], frozenset(refused)
-
-
-async def _all_of(*work: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Wait for all at once; where one fails, end the others too, so that no read outlives its pass."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

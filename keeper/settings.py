@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -20,7 +19,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from keeper.chainfile import ChainFile, closest, parse_address
+from keeper.chainfile import ChainFile, parse_address
 from keeper.domain.mode import Mode
 from keeper.domain.units import Address, Base, Bps, Wei
 from keeper.errors import ConfigurationError
@@ -30,37 +29,35 @@ from keeper.forms import (
     Whole,
     check_database_url,
     check_file,
+    check_http_url,
+    default_database,
+    default_tip,
     is_exposed,
     is_loopback,
     key_forms,
     lower,
+    parse_http_urls,
     parse_path,
     parse_private_key,
     parse_rpc_urls,
-    read_secret,
-    split_url,
+    password_forms,
+    same_operator,
     url_forms,
 )
+from keeper.intake import EXPOSED, PREFIX, Intake, contradictions
 
-PREFIX: Final = "KEEPER_"
-SECRETS: Final = frozenset({"rpc_urls", "private_key", "keystore_password"})
+SECRETS: Final = frozenset(
+    {
+        "rpc_urls",
+        "private_key",
+        "keystore_password",
+        "remote_signer_url",
+        "database_url",
+        "private_relay_urls",
+        "relay_key",
+    }
+)
 """The settings that may also be given as the path of a file, in a name that ends in _FILE."""
-EXPOSED: Final = ": every user of this machine may open the file that it names; chmod it 600"
-GWEI: Final = 10**9
-FOREIGN_NAMES: Final = re.compile(r"KEEPER_SERVICE_(HOST|PORT(_\w+)?)|KEEPER_PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?")
-"""What Kubernetes puts into every pod's environment where a Service is called keeper; KEEPER_PORT as well."""
-
-
-def _default_database(values: Mapping[str, Any]) -> str:
-    """Give each chain its own file: two keepers may share a state directory."""
-    name = Path(values.get("chain", "keeper")).stem
-    return f"sqlite:///{values.get('state_dir', Path())}/{name}.sqlite3"
-
-
-def _default_tip(values: Mapping[str, Any]) -> str:
-    """Keep the default within a smaller cap."""
-    wei = min(5 * GWEI, values.get("max_fee_wei", 5 * GWEI))
-    return f"{wei // GWEI}.{wei % GWEI:09}"
 
 
 Usd = BeforeValidator(Scaled(8, "0", "1000000000"))
@@ -102,14 +99,21 @@ class Settings(BaseSettings):
         None, "Path of an encrypted keystore (web3 secret storage), instead of `KEEPER_PRIVATE_KEY`"
     )
     keystore_password: Secret | None = _setting(None, "The keystore's password")
+    remote_signer_url: Annotated[Secret, AfterValidator(check_http_url)] | None = _setting(
+        None, "A signer that answers `eth_signTransaction`, instead of a key; its account is `KEEPER_ADDRESS`"
+    )
     address: Annotated[Address, BeforeValidator(parse_address)] | None = _setting(
-        None, "In shadow mode without a key: the account to simulate as, which holds tokens to repay with"
+        None,
+        "The account: to simulate as in shadow mode, or of the remote signer; a key, where there is one, must be its own",
     )
     state_dir: Folder = _setting("~/.local/state/keeper", "Folder of what must survive a restart")
-    database_url: Annotated[str, AfterValidator(check_database_url)] = Field(
-        default_factory=_default_database,
-        description="The journal, `sqlite:///PATH`",
+    database_url: Annotated[Secret, AfterValidator(check_database_url)] = _setting(
+        default_database,
+        "The journal: `sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST/DATABASE` for a warm standby",
         json_schema_extra={"default": "a file named after the chain in `KEEPER_STATE_DIR`"},
+    )
+    lease_s: Annotated[int, BeforeValidator(Whole(3, 300))] = _setting(
+        "10", "With PostgreSQL: a standby takes over when the leader was not heard of for so long"
     )
     min_profit_base: Annotated[Base, Usd] = _setting("5", "Least profit after gas, US dollars", alias="min_profit_usd")
     approval_base: Annotated[Base, Usd] = _setting(
@@ -119,7 +123,7 @@ class Settings(BaseSettings):
         "200", "Most to pay for a unit of gas, in gwei", alias="max_fee_gwei"
     )
     max_priority_fee_wei: Annotated[Wei, BeforeValidator(Scaled(9, "0", "100000"))] = _setting(
-        _default_tip,
+        default_tip,
         "Most of that to give the block's builder, in gwei",
         alias="max_priority_fee_gwei",
         json_schema_extra={"default": "5, or `KEEPER_MAX_FEE_GWEI` where that is less"},
@@ -128,7 +132,7 @@ class Settings(BaseSettings):
         "5000", "Most of the expected profit to pay as fees, in hundredths of a percent"
     )
     bump_after_blocks: Annotated[int, BeforeValidator(Whole(1, 1000))] = _setting(
-        "2", "Replace a transaction that is not mined after so many blocks"
+        "1", "Replace a transaction that is not mined after so many blocks"
     )
     bump_bps: Annotated[Bps, BeforeValidator(Whole(1000, 10_000))] = _setting(
         "1250", "Raise the fees by so much at a replacement, in hundredths of a percent; nodes refuse less than 1000"
@@ -136,8 +140,51 @@ class Settings(BaseSettings):
     confirmations: Annotated[int, BeforeValidator(Whole(1, 10_000))] = _setting(
         "3", "Blocks that settle an outcome, the transaction's own included"
     )
+    oracle_max_rise: Annotated[int, BeforeValidator(Whole(2, 1000))] = _setting(
+        "3", "Do not act upon a price that rose to so many times within ten minutes, nor on a fall to a tenth"
+    )
+    oracle_settle_s: Annotated[int, BeforeValidator(Whole(0, 604_800))] = _setting(
+        "900", "Act upon it again once it has stood for so long; `[prices] vouched` in the chain file lists exceptions"
+    )
     max_plans_per_head: Annotated[int, BeforeValidator(Whole(1, 1000))] = _setting(
         "64", "Most liquidations to begin at one block"
+    )
+    max_loss_per_hour_wei: Annotated[Wei, BeforeValidator(Scaled(9, "0", "1000000000000"))] = _setting(
+        "200000000",
+        "Begin nothing new once transactions that won nothing have cost so much gas within an hour, in gwei",
+        alias="max_loss_per_hour_gwei",
+    )
+    max_loss_per_day_wei: Annotated[Wei, BeforeValidator(Scaled(9, "0", "1000000000000"))] = _setting(
+        "1000000000", "The same within 24 hours, in gwei", alias="max_loss_per_day_gwei"
+    )
+    max_transactions_per_minute: Annotated[int, BeforeValidator(Whole(1, 100_000))] = _setting(
+        "120", "Most transactions to begin within a minute"
+    )
+    breaker_losses: Annotated[int, BeforeValidator(Whole(1, 1000))] = _setting(
+        "8", "Begin nothing new for a while after so many transactions in a row that won nothing"
+    )
+    breaker_pause_s: Annotated[int, BeforeValidator(Whole(1, 86_400))] = _setting(
+        "60", "For how long at first; a single transaction then decides whether to go on, or to wait twice as long"
+    )
+    halt_on_foreign_nonce: bool = _setting(
+        "false", "`true`: sign nothing any more once somebody else has used the key; `keeper resume` lifts it"
+    )
+    private_relay_urls: Annotated[tuple[Secret, ...], BeforeValidator(parse_http_urls)] = _setting(
+        "", "Relays that liquidations go to instead of the public nodes, comma-separated"
+    )
+    private_method: Annotated[Literal["transaction", "bundle"], BeforeValidator(lower)] = _setting(
+        "transaction",
+        "How relays are asked: `transaction` by `eth_sendPrivateTransaction`, `bundle` by `eth_sendBundle`",
+    )
+    private_blocks: Annotated[int, BeforeValidator(Whole(1, 25))] = _setting(
+        "5", "For how many blocks a transaction stays with the relays alone"
+    )
+    private_fallback: Annotated[Literal["public", "cancel"], BeforeValidator(lower)] = _setting(
+        "public", "What follows then: `public` hands it to the nodes, `cancel` gives it up"
+    )
+    relay_key: Annotated[Secret, AfterValidator(parse_private_key)] | None = _setting(
+        None,
+        "The key that signs requests to relays, never the liquidating account's; by default a new one at each start",
     )
     http_host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.:-]{1,253}$")] = _setting(
         "127.0.0.1", "Address of the health and metrics endpoints"
@@ -178,6 +225,7 @@ class Settings(BaseSettings):
     drain_timeout_s: Annotated[int, BeforeValidator(Whole(0, 600))] = _setting(
         "8", "Time that open transactions are given at a stop"
     )
+    failpoints: str = _setting("", "For tests of crashes on a local chain only, such as `after_sign=exit137`")
     _warnings: tuple[str, ...] = PrivateAttr(default=())
 
     @classmethod
@@ -201,9 +249,16 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        kinds = ("private_key", "keystore_file", "keystore_password", "address")
+        kinds = ("private_key", "keystore_file", "keystore_password", "remote_signer_url", "address")
         given = {key for key in kinds if getattr(self, key) is not None}
-        if problems := list(_contradictions(given, self.mode)):
+        problems = list(contradictions(given, self.mode))
+        if (
+            self.relay_key is not None
+            and self.private_key is not None
+            and self.relay_key.reveal() == self.private_key.reveal()
+        ):
+            problems.append("KEEPER_RELAY_KEY is the key that holds the money; leave it out, or make another")
+        if problems:
             raise ValueError("\n".join(problems))
         return self
 
@@ -218,7 +273,7 @@ class Settings(BaseSettings):
 
         Raises: ConfigurationError with every problem, naming settings and cures but never a value.
         """
-        intake = Intake(os.environ if env is None else env)
+        intake = Intake(os.environ if env is None else env, dict(_names()), SECRETS)
         problems = intake.problems
         settings = None
         values: dict[str, Any] = {**intake.values}
@@ -226,17 +281,28 @@ class Settings(BaseSettings):
             settings = cls(**values)
         except ValidationError as error:
             problems += _explain(error, intake.broken)
-        problems += _contradictions(intake.values.keys() | intake.broken, intake.values.get("mode", ""))
+        problems += contradictions(intake.values.keys() | intake.broken, intake.values.get("mode", ""))
         if problems or settings is None:
             raise ConfigurationError(*problems)
         settings._warnings = (*intake.warnings, *settings._doubts())
         return settings
 
+    @property
+    def is_shared(self) -> bool:
+        """Return whether the journal is on a server, where another keeper may stand by."""
+        return self.database_url.reveal().startswith("postgresql://")
+
     def secrets(self) -> frozenset[str]:
         """Return every text that must not be seen: each secret, the parts of it that tell, and its other spellings."""
-        texts = {form for url in self.rpc_urls for form in url_forms(url.reveal())}
-        if self.private_key is not None:
-            texts.update(key_forms(self.private_key.reveal()))
+        urls = [*self.rpc_urls, *self.private_relay_urls]
+        if self.remote_signer_url is not None:
+            urls.append(self.remote_signer_url)
+        texts = {form for url in urls for form in url_forms(url.reveal())}
+        if self.is_shared:
+            texts.update(password_forms(self.database_url.reveal()))
+        for key in (self.private_key, self.relay_key):
+            if key is not None:
+                texts.update(key_forms(key.reveal()))
         if self.keystore_password is not None:
             texts.add(self.keystore_password.reveal())
         return frozenset(texts)
@@ -246,57 +312,9 @@ class Settings(BaseSettings):
             yield "KEEPER_HTTP_HOST: other machines can reach the health and metrics endpoints; use 127.0.0.1 unless meant"
         if self.keystore_file is not None and is_exposed(self.keystore_file.stat()):
             yield f"KEEPER_KEYSTORE_FILE{EXPOSED}"
-        operators = defaultdict[str, list[int]](list)
-        for number, url in enumerate(self.rpc_urls, 1):
-            parts = split_url(url.reveal())
-            host = (parts.hostname if parts else None) or ""
-            if not is_loopback(host):
-                operators[".".join(host.split(".")[-2:]) if host[-1:].isalpha() else host].append(number)
-        for numbers in operators.values():
-            if len(numbers) > 1:
-                entries = " and ".join(map(str, numbers))
-                yield f"KEEPER_RPC_URLS: entries {entries} are of one operator, so they can fail together; add another's"
-
-
-class Intake:
-    """What an environment says: the values by key, and everything that is wrong with it before a value is looked at."""
-
-    def __init__(self, env: Mapping[str, str]) -> None:
-        self.values: dict[str, str] = {}
-        self.problems: list[str] = []
-        self.warnings: list[str] = []
-        self.broken: set[str] = set()
-        known = dict(_names())
-        for name, key in known.items():
-            self._take(env, name, key)
-        known |= {f"{name}_FILE": key for name, key in known.items() if key in SECRETS}
-        for name in sorted(env):
-            if name.upper().startswith(PREFIX) and name not in known and not _is_foreign(name, env[name]):
-                shown = name if name.isprintable() and len(name) <= 80 else f"{PREFIX}…"
-                self.problems.append(f"{shown}: is not a setting{closest(name.replace('__', '_'), known)}")
-
-    def _take(self, env: Mapping[str, str], name: str, key: str) -> None:
-        value, file = env.get(name, "").strip(), f"{name}_FILE"
-        path = env.get(file, "").strip() if key in SECRETS else ""
-        if value and path:
-            self._break(key, f"{name} and {file} are both set; keep one, better {file}")
-        elif path:
-            self._read(file, key, path)
-        elif value:
-            self.values[key] = value if key != "keystore_password" else env[name].rstrip("\r\n")
-
-    def _read(self, name: str, key: str, path: str) -> None:
-        try:
-            self.values[key], is_open = read_secret(Path(os.path.expanduser(path)))  # noqa: PTH111 - see parse_path
-        except ValueError as error:
-            self._break(key, f"{name}: {error}")
-            return
-        if is_open:
-            self.warnings.append(name + EXPOSED)
-
-    def _break(self, key: str, problem: str) -> None:
-        self.broken.add(key)
-        self.problems.append(problem)
+        for numbers in same_operator([url.reveal() for url in self.rpc_urls]):
+            entries = " and ".join(map(str, numbers))
+            yield f"KEEPER_RPC_URLS: entries {entries} are of one operator, so they can fail together; add another's"
 
 
 def load_configuration(env: Mapping[str, str] | None = None) -> tuple[Settings, ChainFile]:
@@ -360,24 +378,6 @@ def _names() -> Iterator[tuple[str, str]]:
     for key, field in _fields().items():
         extra = field.json_schema_extra
         yield str(extra["env"]) if isinstance(extra, dict) and "env" in extra else PREFIX + key.upper(), key
-
-
-def _is_foreign(name: str, value: str) -> bool:
-    return bool(FOREIGN_NAMES.fullmatch(name)) or (name == "KEEPER_PORT" and "://" in value)
-
-
-def _contradictions(given: Collection[str], mode: str) -> Iterator[str]:
-    has_key, has_keystore = "private_key" in given, "keystore_file" in given
-    if has_key and has_keystore:
-        yield "KEEPER_PRIVATE_KEY and KEEPER_KEYSTORE_FILE are both set; keep one, better the keystore"
-    if mode.strip().lower() == Mode.LIVE and not has_key and not has_keystore:
-        yield "KEEPER_MODE is live without KEEPER_PRIVATE_KEY or KEEPER_KEYSTORE_FILE; set one, or choose observe or shadow"
-    if mode.strip().lower() == Mode.SHADOW and not has_key and not has_keystore and "address" not in given:
-        yield "KEEPER_MODE is shadow without KEEPER_ADDRESS or a key; set the address of the account to simulate as"
-    if has_keystore and "keystore_password" not in given:
-        yield "KEEPER_KEYSTORE_FILE is set without KEEPER_KEYSTORE_PASSWORD; set it, better as KEEPER_KEYSTORE_PASSWORD_FILE"
-    if "keystore_password" in given and not has_keystore:
-        yield "KEEPER_KEYSTORE_PASSWORD is set without KEEPER_KEYSTORE_FILE; set it, or remove the password"
 
 
 def _explain(error: ValidationError, broken: Collection[str]) -> Iterator[str]:

@@ -10,7 +10,15 @@ from typing import Final
 
 from keeper.chain.ancestry import BlockRange
 from keeper.chain.endpoint import Endpoint
-from keeper.chain.failures import BadResponse, NodeFailure, RangeTooWide, RpcError, TimedOut, Unreachable
+from keeper.chain.failures import (
+    AnswerTooLarge,
+    BadResponse,
+    NodeFailure,
+    RangeTooWide,
+    RpcError,
+    TimedOut,
+    Unreachable,
+)
 from keeper.chain.logs import filter_fields, matching
 from keeper.chain.rpc import Rpc
 from keeper.chain.turns import Priority
@@ -94,7 +102,7 @@ class RangeScan:
                 outcome = await self._asked(endpoint, piece)
                 if isinstance(outcome, list):
                     return outcome
-                if len(piece) > 1 and isinstance(outcome, (RangeTooWide, TimedOut)):
+                if len(piece) > 1 and isinstance(outcome, (RangeTooWide, AnswerTooLarge, TimedOut)):
                     return await self._parts(piece, self._narrow(endpoint, piece, outcome))
                 failure = outcome
             if self._rpc.clock.monotonic_s() >= end_s:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from keeper.domain.chain import LogFilter
 
 _BITS: Final = 2048
+_BELIEVED: Final = 1 / 64
+"""How likely a filter may be to fit a block by chance, where its fitting is to mean something."""
 
 
 class BloomTest:
@@ -26,8 +28,23 @@ class BloomTest:
 
     def may_contain(self, logs_bloom: bytes) -> bool:
         """Return whether a block with this bloom can hold a log of the filter; False is a proof."""
-        bits = np.unpackbits(np.frombuffer(logs_bloom, dtype=np.uint8)).astype(bool)
+        bits = _bits(logs_bloom)
         return _any_set(bits, self._addresses) and _any_set(bits, self._topics)
+
+    def is_likely(self, logs_bloom: bytes) -> bool:
+        """Return whether a block with this bloom holds a log of the filter, but for a small chance.
+
+        A full block's bloom fits everything and proves nothing.
+        """
+        if not self.may_contain(logs_bloom):
+            return False
+        by_chance = float(_bits(logs_bloom).mean()) ** 3
+        addresses, topics = (1 - (1 - by_chance) ** len(each) for each in (self._addresses, self._topics))
+        return (addresses if len(self._addresses) else 1.0) * (topics if len(self._topics) else 1.0) < _BELIEVED
+
+
+def _bits(logs_bloom: bytes) -> NDArray[np.bool_]:
+    return np.unpackbits(np.frombuffer(logs_bloom, dtype=np.uint8)).astype(bool)
 
 
 def _positions(items: Iterable[bytes]) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 from keeper.chain.failures import (
     Absent,
+    AnswerTooLarge,
     BadResponse,
     BatchTooLarge,
     BlockUnknown,
@@ -15,20 +16,25 @@ from keeper.chain.failures import (
     NodeFailure,
     RateLimited,
     TimedOut,
+    Unreachable,
 )
 from keeper.chain.health import Health, Learnt, NodeState, result_label
 from keeper.chain.mask import Mask
 from keeper.chain.observer import Observer
 from keeper.chain.refusals import refusal
-from keeper.chain.transport import WsTransport, transport_of
+from keeper.chain.transport import MayLeave, WsTransport, transport_of
 from keeper.chain.turns import Priority, Turns
 from keeper.chain.wire import Answer, Decode, Envelope, Request, frame, is_null
 from keeper.domain.ports import Clock
 
 T = TypeVar("T")
 
-MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 _MAX_BATCH: Final = 500
+RAW_SEND: Final = "eth_sendRawTransaction"
+_MIXED: Final = "batch"
+_ASK_AGAIN_S: Final = 600.0
+"""After how long a method that was missing is tried again."""
 _UNREADABLE: Final = "an answer whose fields cannot be right"
 
 
@@ -64,6 +70,8 @@ class Endpoint:
         self.mask = Mask(node.url)
         self.is_lone = False
         """Whether no other node answers at present."""
+        self.may_send: MayLeave | None = None
+        """Whether a raw transaction may still leave, asked as it is written; None: always."""
         self.changed = asyncio.Event()
         """Set when the state changed, for whoever schedules checks."""
         self._clock = clock
@@ -108,7 +116,10 @@ class Endpoint:
     def lacks(self, requests: Sequence[Request]) -> bool:
         """Return whether the node is known not to offer one of the methods."""
         missing = self.learnt.missing_methods
-        return bool(missing) and any(method in missing for method, _ in requests)
+        if not missing:
+            return False
+        now_s = self._clock.monotonic_s()
+        return any(missing.get(method, now_s) > now_s for method, _ in requests)
 
     async def send(self, requests: Sequence[Request], *, priority: Priority, timeout_s: float) -> list[Answer]:
         """Make the calls in one HTTP POST and return their answers in order.
@@ -136,14 +147,38 @@ class Endpoint:
         """Take a request of which another node was faster."""
         self.health.outrun(seconds)
 
+    def note_silence(self, detail: str) -> None:
+        """Take a request that was given up while others had been answered: the node is checked before it is asked again."""
+        self._fail(Unreachable(self.alias, detail))
+
     def note_lag(self, reason: str) -> None:
         """Ask this node last until it has caught up."""
         self.health.lag(reason, self._clock.monotonic_s())
         self.tell()
 
+    def keeps_up(self) -> None:
+        """Take a newest block that agrees with the others'."""
+        self.health.agrees(self._clock.monotonic_s())
+        self.tell()
+
+    def unopposed(self) -> None:
+        """Take a passed check while no other node's word counts."""
+        self.health.unopposed(self._clock.monotonic_s())
+        self.tell()
+
+    def quarantine(self, reason: str, sentence_s: float) -> None:
+        """Ask this node only where no other answers, until it agrees with them again."""
+        self.health.quarantine(reason, sentence_s, self._clock.monotonic_s())
+        self.tell()
+
+    def convict(self, reason: str) -> None:
+        """Put aside a node whose word about a fact was outvoted."""
+        self.health.convict(reason, self._clock.monotonic_s())
+        self.tell()
+
     def refuse(self, state: NodeState, reason: str) -> None:
-        """Never use the node again."""
-        self.health.refuse(state, reason)
+        """Stop using the node."""
+        self.health.refuse(state, reason, self._clock.monotonic_s())
         self.tell()
 
     def check_failed(self, reason: str) -> None:
@@ -187,14 +222,20 @@ class Endpoint:
     async def _answered(self, requests: Sequence[Request]) -> list[Answer]:
         """Post the calls, in several requests only where the node takes no more at once."""
         answers: list[Answer] = []
+        name = _name(requests)
+        most = min(self.max_batch, self.learnt.answer_calls.get(name, _MAX_BATCH))
         while rest := requests[len(answers) :]:
-            part = rest[: self.max_batch]
+            part = rest[:most]
             try:
                 answers += await self._post(part)
-            except BatchTooLarge:
+            except BatchTooLarge as refused:
                 if len(part) == 1:
                     raise
-                self.learnt.batch_size = len(part) // 2
+                most = len(part) // 2
+                if not isinstance(refused, AnswerTooLarge):
+                    self.learnt.batch_size = most
+                elif name != _MIXED:
+                    self.learnt.answer_calls[name] = most
         return answers
 
     async def _post(self, requests: Sequence[Request]) -> list[Answer]:
@@ -203,7 +244,8 @@ class Endpoint:
         started_s = self._clock.monotonic_s()
         label = "cancelled"
         try:
-            found = await self._transport.exchange(frame(requests, first_id), first_id)
+            guard = self.may_send if any(method == RAW_SEND for method, _ in requests) else None
+            found = await self._transport.exchange(frame(requests, first_id), first_id, guard)
             answers = self._answers(requests, found, first_id)
         except NodeFailure as failure:
             label = failure.label
@@ -246,7 +288,7 @@ class Endpoint:
             return item.result
         outcome = refusal(item.error, node=self.alias, method=method, mask=self.mask)
         if isinstance(outcome, MethodMissing):
-            self.learnt.missing_methods.add(method)
+            self.learnt.missing_methods[method] = self._clock.monotonic_s() + _ASK_AGAIN_S
         if isinstance(outcome, NodeFailure):
             raise outcome
         return outcome
@@ -260,6 +302,6 @@ class Endpoint:
 
 
 def _name(requests: Sequence[Request]) -> str:
-    """Return the one method of a request, or "batch"."""
+    """Return the one method of a request, or that there are several."""
     methods = Counter(method for method, _ in requests)
-    return next(iter(methods)) if len(methods) == 1 else "batch"
+    return next(iter(methods)) if len(methods) == 1 else _MIXED

@@ -10,6 +10,7 @@ Transient
     ├── MethodMissing       the node does not offer the method
     ├── RangeTooWide        too many blocks or logs asked for; `limit` if the node said it
     ├── BatchTooLarge       too many calls in one request
+    │   └── AnswerTooLarge  more bytes than the node sends, or we take, in one answer
     └── BlockUnknown        the node does not have (or no longer has) that block or its state
 RpcError                    the node executed the call and refused it: data for the caller, never retried
 """
@@ -99,6 +100,13 @@ class BatchTooLarge(NodeFailure):
 
     label = "batch_too_large"
     is_retried = False
+
+
+class AnswerTooLarge(BatchTooLarge):
+    """The answer has more bytes than the node sends, or we take, at once."""
+
+    label = "answer_too_large"
+    strikes = 1
 
 
 class BlockUnknown(NodeFailure):

@@ -22,11 +22,14 @@ _KNOWN_HEADS: Final = 256
 _DOWN_PAUSE_S: Final = 1.0
 _LOOK_ELSEWHERE_EVERY: Final = 3
 _CONFIRMATIONS: Final = 3
+_LEAST_ROLLBACK_S: Final = 1.5
+_ROLLBACK_BLOCKS: Final = 2
 _STALLED_AFTER_S: Final = 60.0
 _SOCKET_GRACE: Final = 0.5
 """How much of a block's time a subscribed head may be late before a poll looks for it."""
 _LEAST_GRACE_S: Final = 0.25
 """As much at least: so long may the loop be busy, or a block of a fast chain be late, without a poll."""
+_USUAL_INTERVAL_S: Final = 1.0
 _FIRST_GRACE_S: Final = 1.0
 """As much while the block's time is not known yet."""
 _READING_S: Final = 0.02
@@ -51,8 +54,10 @@ class Heads:
         self._last: BlockHead | None = None
         self._last_at_s = self._clock.monotonic_s()
         self._known: deque[BlockHash] = deque(maxlen=_KNOWN_HEADS)
-        self._doubts: dict[BlockHash, int] = {}
+        self._doubts: dict[BlockHash, tuple[int, float]] = {}
         self._misses = 0
+        self._source = ""
+        """Which node the last polled head came from."""
         self._is_stall_told = False
         self._subscriptions = [self._subscription(node) for node in rpc.socket_nodes]
         self._tasks: list[asyncio.Task[None]] = []
@@ -129,7 +134,7 @@ class Heads:
             if self._misses % _LOOK_ELSEWHERE_EVERY == _LOOK_ELSEWHERE_EVERY - 1:
                 head = await self._polled_everywhere()
             else:
-                head = await self._rpc.ask([_LATEST], _one_head, priority=Priority.HEAD)
+                self._source, head = await self._rpc.told([_LATEST], _one_head, priority=Priority.HEAD)
         except (Transient, RpcError):
             head = None
         self._misses += 1
@@ -140,7 +145,8 @@ class Heads:
     async def _polled_everywhere(self) -> BlockHead | None:
         found = await self._rpc.everywhere([_LATEST], _one_head)
         heads = {alias: head for alias, head in found.items() if isinstance(head, BlockHead)}
-        best = max(heads.values(), key=lambda head: head.number, default=None)
+        self._source = max(heads, key=lambda alias: heads[alias].number, default="")
+        best = heads.get(self._source)
         if best is not None and self._last is not None and best.number > self._last.number:
             for alias, head in heads.items():
                 if head.number <= self._last.number and head.number + 1 < best.number:
@@ -152,6 +158,8 @@ class Heads:
         if last is None:
             return True
         if head.hash in self._known:
+            if head.hash == last.hash:
+                self._doubts.clear()  # whoever lacked it has it now
             return False
         follows = head.number == last.number + 1 and head.parent_hash == last.hash
         return follows or head.number > last.number + 1 or await self._is_confirmed(head, last)
@@ -171,12 +179,18 @@ class Heads:
                 against.append(alias)
             elif at_head is not None and at_head.hash == head.hash:
                 (hinted if at_last is None else proven).append(alias)
-        self._doubts[head.hash] = self._doubts.get(head.hash, 0) + 1
-        is_settled = self._doubts[head.hash] >= _CONFIRMATIONS and not against
+        now_s = self._clock.monotonic_s()
+        count, since_s = self._doubts.get(head.hash, (0, now_s))
+        self._doubts[head.hash] = (0, now_s) if against else (count + 1, since_s)
+        is_settled = count + 1 >= _CONFIRMATIONS and now_s >= since_s + self._rollback_s() and not against
         is_news = len(proven) > len(against) or (bool(hinted) and is_settled)
         if is_news or against:
             self._note_minority(against if is_news else [*proven, *hinted])
         return is_news
+
+    def _rollback_s(self) -> float:
+        """Return how long the last head must be unknown everywhere before the chain counts as rolled back."""
+        return max(_LEAST_ROLLBACK_S, _ROLLBACK_BLOCKS * self._pace.interval_s)
 
     def _note_minority(self, aliases: Sequence[str]) -> None:
         for alias in aliases:
@@ -185,6 +199,8 @@ class Heads:
     def _take(self, head: BlockHead, *, is_polled: bool) -> None:
         now_s = self._clock.monotonic_s()
         self._pace.arrived(head.number, head.timestamp_s, now_s, is_polled=is_polled)
+        interval_s = self._pace.interval_s if self._pace.is_known else _USUAL_INTERVAL_S
+        self._rpc.saw(head, source=self._source if is_polled else "", interval_s=interval_s)
         self._last, self._last_at_s = head, now_s
         self._known.append(head.hash)
         self._doubts.clear()

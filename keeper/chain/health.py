@@ -18,6 +18,9 @@ _CHECK_EVERY_S: Final = 30.0
 _LAGGING_CHECK_S: Final = 1.0
 _UNUSABLE_CHECK_S: Final = 300.0
 _LATENCY_WEIGHT: Final = 0.2
+_FIRST_SENTENCE_S: Final = 60.0
+_LONGEST_SENTENCE_S: Final = 3_600.0
+_FORGIVEN_AFTER_S: Final = 24 * 3_600.0
 _FAST_S: Final = 0.02
 """Nodes faster than this are equally good."""
 
@@ -33,8 +36,10 @@ class NodeState(StrEnum):
     """The breaker is open: only checks are sent until one succeeds."""
     OUT_OF_SYNC = "out_of_sync"
     """Answers, but is behind or on another fork: asked last."""
+    QUARANTINED = "quarantined"
+    """Contradicts what the others agree on: asked only where none of them answers, and never decisive."""
     WRONG_CHAIN = "wrong_chain"
-    """Never used again."""
+    """Not used, unless a rare check finds it back on ours."""
     UNUSABLE = "unusable"
     """Refuses our key, or cannot do what decisions need."""
 
@@ -45,7 +50,10 @@ class Learnt:
 
     log_range: int | None = None
     batch_size: int | None = None
-    missing_methods: set[str] = field(default_factory=set)
+    answer_calls: dict[str, int] = field(default_factory=dict)
+    """How many calls of one method fit into one answer, where that was once too long."""
+    missing_methods: dict[str, float] = field(default_factory=dict)
+    """Until when each is not asked for again: a node may be upgraded, or another one stand behind its address."""
     is_pinned_exact: bool | None = None
     """Whether reads pinned to a block hash fail on an unknown hash, as they must; None before it was tried."""
 
@@ -65,19 +73,32 @@ class Health:
         self.checked_s = 0.0
         self.is_verified = False
         """Whether a check ever found the node on our chain."""
+        self.is_quarantined = False
+        """Whether the node was found to contradict the others and has not been taken back."""
         self._strikes = 0
         self._openings = 0
         self._until_s = 0.0
+        self._sentences = 0
+        self._released_s = 0.0
+
+    @property
+    def is_fit(self) -> bool:
+        """Return whether the node may be asked before those that are behind or contradict."""
+        return self.state is NodeState.ALIVE
 
     def is_usable(self, now_s: float) -> bool:
         """Return whether the node may be asked now."""
         if self.state is NodeState.RATE_LIMITED and now_s >= self._until_s:
             self._move(NodeState.ALIVE if self.is_verified else NodeState.DIALLED, "its pause is over")
-        return self.state in (NodeState.ALIVE, NodeState.OUT_OF_SYNC)
+        return self.state in (NodeState.ALIVE, NodeState.OUT_OF_SYNC, NodeState.QUARANTINED)
 
-    def rank(self) -> tuple[bool, int]:
-        """Return how a node compares, lower is better: in sync, then faster by a factor; the operator's order decides ties."""
-        return self.state is NodeState.OUT_OF_SYNC, round(math.log2(max(self.latency_s / _FAST_S, 1.0)))
+    def rank(self) -> tuple[bool, bool, int]:
+        """Return how a node compares, lower is better: trusted, in sync, then faster by a factor.
+
+        The operator's order decides ties.
+        """
+        speed = round(math.log2(max(self.latency_s / _FAST_S, 1.0)))
+        return self.is_quarantined, self.state is NodeState.OUT_OF_SYNC, speed
 
     def succeeded(self, seconds: float) -> None:
         """Take one answered request."""
@@ -126,17 +147,44 @@ class Health:
             if is_checked_only or self._strikes >= _STRIKES_OUT:
                 self._open(failure.detail, now_s, is_lone=is_lone)
 
-    def refuse(self, state: NodeState, reason: str) -> None:
-        """Stop using the node for good."""
+    def refuse(self, state: NodeState, reason: str, now_s: float) -> None:
+        """Stop using the node: for good, unless it was once on our chain, as a balancer's address may be again."""
+        self.check_due_s = now_s + _UNUSABLE_CHECK_S if self.is_verified else math.inf
         self.is_verified = False
-        self.check_due_s = math.inf
         self._move(state, reason)
 
     def lag(self, reason: str, now_s: float) -> None:
         """Ask the node last until a check shows that it has caught up."""
-        if self.state is NodeState.ALIVE or self.state is NodeState.OUT_OF_SYNC:
+        if self.state in (NodeState.ALIVE, NodeState.OUT_OF_SYNC):
             self.check_due_s = now_s + _LAGGING_CHECK_S
             self._move(NodeState.OUT_OF_SYNC, reason)
+
+    def convict(self, reason: str, now_s: float) -> None:
+        """Put aside a node whose word was outvoted, longer each time."""
+        if now_s > self._released_s + _FORGIVEN_AFTER_S:
+            self._sentences = 0
+        self._sentences = min(self._sentences + 1, 16)
+        self.quarantine(reason, min(_FIRST_SENTENCE_S * 2 ** (self._sentences - 1), _LONGEST_SENTENCE_S), now_s)
+
+    def quarantine(self, reason: str, sentence_s: float, now_s: float) -> None:
+        """Put the node aside until it agrees with the others again, for `sentence_s` at least."""
+        self._released_s = max(self._released_s, now_s + sentence_s) if self.is_quarantined else now_s + sentence_s
+        self.is_quarantined = True
+        if self.state in (NodeState.ALIVE, NodeState.OUT_OF_SYNC, NodeState.QUARANTINED):
+            self._move(NodeState.QUARANTINED, reason)
+
+    def agrees(self, now_s: float) -> None:
+        """Take the node back where it agrees with the others, unless its time is not over."""
+        if self.is_quarantined and now_s >= self._released_s:
+            self.is_quarantined = False
+        is_just_noted = self.state is NodeState.OUT_OF_SYNC and now_s < self.check_due_s
+        if self.state in (NodeState.QUARANTINED, NodeState.OUT_OF_SYNC) and not is_just_noted:
+            self._move(NodeState.ALIVE, "")
+
+    def unopposed(self, now_s: float) -> None:
+        """Take the node back where nobody has been left to contradict it for a while."""
+        if now_s >= self._released_s + _FIRST_SENTENCE_S:
+            self.agrees(now_s)
 
     def _open(self, reason: str, now_s: float, *, is_lone: bool) -> None:
         pause_s = min(_FIRST_PAUSE_S * 2**self._openings, _LONE_PAUSE_S if is_lone else _LONGEST_PAUSE_S)
@@ -149,6 +197,8 @@ class Health:
         self.latency_s = seconds if known == 0 else known + _LATENCY_WEIGHT * (seconds - known)
 
     def _move(self, state: NodeState, reason: str) -> None:
+        if self.is_quarantined and state is NodeState.ALIVE:
+            state, reason = NodeState.QUARANTINED, reason or self.reason
         self.state, self.reason = state, reason
 
 

@@ -4,18 +4,20 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from keeper.chain.bloom import BloomTest
 from keeper.chain.failures import BlockUnknown
 from keeper.chain.rpc import Rpc
 from keeper.chain.turns import Priority
-from keeper.chain.wire import Answer, Request, hex_of, logs_of, present
+from keeper.chain.wire import Answer, Decode, Request, hex_of, logs_of, present
 from keeper.domain.chain import BlockHead, Log, LogFilter
 from keeper.domain.units import BlockHash
 from keeper.errors import Stale
 
 _FILTERS_KEPT: Final = 8
+_Found: TypeAlias = list[list[Log]]
+"""The logs of some blocks, block by block."""
 
 
 class BlockLogs:
@@ -34,6 +36,8 @@ class BlockLogs:
     async def read(self, blocks: Sequence[BlockHead], wanted: LogFilter) -> list[Log]:
         """Return the filter's logs of the blocks, in the order of the chain, in one request at most.
 
+        Where an answer has none of a block whose bloom all but promises one, every node is asked and the fullest
+        answer counts: too many logs make somebody be read once more, too few would lose him.
         Raises: Transient when no node answers; Stale when a block is gone.
         """
         test = self._test(wanted)
@@ -42,12 +46,28 @@ class BlockLogs:
             return []
         query = filter_fields(wanted)
         requests: list[Request] = [("eth_getLogs", ({"blockHash": hex_of(block.hash), **query},)) for block in asked]
+        decode = partial(_checked, asked, wanted)
         try:
-            return await self._rpc.ask(
-                requests, partial(_checked, asked, wanted), priority=Priority.HEAD, deadline_s=self._deadline_s
-            )
+            found = await self._rpc.ask(requests, decode, priority=Priority.HEAD, deadline_s=self._deadline_s)
         except BlockUnknown as gone:
             raise Stale(f"a block is gone: {gone}") from None
+        if any(not logs and test.is_likely(block.logs_bloom) for block, logs in zip(asked, found, strict=True)):
+            found = await self._fullest(requests, decode, found)
+        return [log for logs in found for log in logs]
+
+    async def _fullest(self, requests: Sequence[Request], decode: Decode[_Found], found: _Found) -> _Found:
+        """Ask every node for the logs of blocks and take the most that any has of each."""
+        if len(self._rpc.usable(requests)) == 1:
+            return found
+        answers = await self._rpc.everywhere(requests, decode)
+        told = {alias: answer for alias, answer in answers.items() if isinstance(answer, list)}
+        fullest = [max(each, key=len) for each in zip(found, *told.values(), strict=True)]
+        short = sorted(alias for alias, answer in told.items() if list(map(len, answer)) < list(map(len, fullest)))
+        for alias in short:
+            self._rpc.endpoint(alias).note_lag("leaves out logs of a block")
+        if short:
+            self._rpc.observer.event("rpc.inconsistent", method="eth_getLogs", node=", ".join(short), settled=True)
+        return fullest
 
     def _may_contain(self, block: BlockHead, test: BloomTest) -> bool:
         is_empty = not any(block.logs_bloom)
@@ -90,11 +110,11 @@ def matching(logs: Iterable[Log], wanted: LogFilter) -> list[Log]:
     return sorted(unique.values(), key=lambda log: (log.block_number, log.index))
 
 
-def _checked(blocks: Sequence[BlockHead], wanted: LogFilter, answers: Sequence[Answer]) -> list[Log]:
-    found: list[Log] = []
+def _checked(blocks: Sequence[BlockHead], wanted: LogFilter, answers: Sequence[Answer]) -> _Found:
+    found: _Found = []
     for block, answer in zip(blocks, answers, strict=True):
         logs = matching(logs_of(present(answer)), wanted)
         if any(log.block_hash != block.hash or log.block_number != block.number for log in logs):
             raise ValueError("a log of another block")
-        found += logs
+        found.append(logs)
     return found

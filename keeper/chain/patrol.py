@@ -1,7 +1,7 @@
 """Checking nodes: at the start, when their breaker is open, and every now and then."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -12,6 +12,7 @@ from keeper.chain.observer import Observer
 from keeper.chain.refusals import is_parameter_problem
 from keeper.chain.turns import Priority
 from keeper.chain.wire import Answer, Request, only, present, quantity_of
+from keeper.domain.chain import BlockHead
 from keeper.domain.ports import Clock
 from keeper.errors import Unsafe
 
@@ -33,9 +34,17 @@ PINNED_PROBE: Final[Request] = (
 class Patrol:
     """Verifies nodes and brings failed ones back."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], *, clock: Clock, observer: Observer) -> None:
-        """Take the nodes; nothing runs yet."""
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        clock: Clock,
+        observer: Observer,
+        tip: Callable[[], tuple[BlockHead | None, int]],
+    ) -> None:
+        """Take the nodes, and where to learn the newest head and how far a node may be behind it; nothing runs yet."""
         self.chain_id = 0
+        self._tip = tip
         self._endpoints = endpoints
         self._clock = clock
         self._observer = observer
@@ -81,7 +90,12 @@ class Patrol:
         return due_s
 
     def _others(self, endpoint: Endpoint) -> list[Endpoint]:
-        return [each for each in self._endpoints if each is not endpoint and each.is_usable()]
+        """Return the other nodes whose word counts."""
+        return [
+            each
+            for each in self._endpoints
+            if each is not endpoint and each.is_usable() and not each.health.is_quarantined
+        ]
 
     async def _dial(self, endpoint: Endpoint, timeout_s: float = _CHECK_TIMEOUT_S) -> None:
         """Ask a node for its chain and head, and move its state accordingly."""
@@ -99,18 +113,21 @@ class Patrol:
             return
         endpoint.health.head_number = number
         behind = await self._behind(endpoint, number)
+        endpoint.verified()
         if behind:
-            endpoint.verified()
             endpoint.note_lag(behind)
-        else:
-            endpoint.verified()
+        elif endpoint.is_lone:
+            endpoint.unopposed()
 
     async def _behind(self, endpoint: Endpoint, number: int) -> str:
         """Return how far a node is behind the others, or nothing when it keeps up."""
         others = self._others(endpoint)
         best = max((each.health.head_number or 0 for each in others), default=0)
         allowed = _LAG_BLOCKS
-        if others and endpoint.health.state is NodeState.OUT_OF_SYNC:
+        tip, most_behind = self._tip()
+        if tip is not None and others:
+            best, allowed = tip.number, most_behind
+        elif others and endpoint.health.state is NodeState.OUT_OF_SYNC:
             allowed = _CAUGHT_UP_BLOCKS
             with suppress(NodeFailure, RpcError):
                 requests = [("eth_blockNumber", ())]

@@ -27,6 +27,10 @@ RATE: Final = (
     "exceeded its compute", "compute units", "throughput", "under too much load", "daily request count", "per second",
     "try again in", "capacity exceeded", "call rate", "exceeded the quota", "slow down",
 )  # fmt: skip
+SIZE: Final = (
+    "response too large", "response size", "response is too big", "response exceeds", "max response", "response body",
+    "result exceeds",
+)  # fmt: skip
 BLOCK: Final = (
     "header not found", "unknown block", "block not found", "resource not found", "header for hash", "not canonical",
     "not currently canonical", "missing trie node", "state not available", "state is not available", "state unavailable",
@@ -100,16 +104,18 @@ class SendVerdict(StrEnum):
 
 
 _SENDS: Final[Mapping[SendVerdict, tuple[str, ...]]] = {
-    # geth, erigon, reth · anvil · parity · besu · nethermind · substrate
+    # geth, erigon, reth, the OP stack · anvil · parity · besu · nethermind · arbitrum nitro · zksync · substrate, conflux
     SendVerdict.ALREADY_KNOWN: (
         "already known", "already imported", "known transaction", "already in mempool", "alreadyknown", "alreadyimported",
         "ownnoncealreadyused", "already exists", "already in the pool", "same hash was already", "already finalized",
         "already submitted", "already been mined", "already in the mempool", "already in pool", "already in cache",
+        "already exist", "already have transaction", "already in the system",
     ),
     SendVerdict.REPLACEMENT_UNDERPRICED: (
         "replacement transaction underpriced", "replacement underpriced", "another transaction with same nonce",
         "replacementnotallowed", "replacement transaction", "same nonce in the tx pool", "could not replace",
-        "replace-by-fee", "insufficient fee to replace",
+        "replace-by-fee", "insufficient fee to replace", "same nonce already inserted", "duplicated nonce",
+        "tries to replace pending",
     ),
     SendVerdict.NONCE_TOO_LOW: (
         "nonce too low", "nonce is too low", "oldnonce", "invalid transaction nonce", "pool(stale)", "stale nonce",
@@ -117,6 +123,7 @@ _SENDS: Final[Mapping[SendVerdict, tuple[str, ...]]] = {
     ),
     SendVerdict.NONCE_TOO_HIGH: (
         "nonce too high", "noncegap", "nonce gap", "nonce too far", "future nonce", "too distant", "nonce is too high",
+        "gapped-nonce", "lower nonce exists",
     ),
     SendVerdict.EXCEEDS_CAP: (
         "exceeds the configured cap", "fee cap exceeded", "exceeds cap", "exceeds rpc cap", "exceeds the cap", "txfeecap",
@@ -125,23 +132,28 @@ _SENDS: Final[Mapping[SendVerdict, tuple[str, ...]]] = {
     SendVerdict.INSUFFICIENT_FUNDS: (
         "insufficient funds", "insufficientfunds", "insufficient balance", "not enough funds", "exceeds account balance",
         "would cause overdraft", "upfront cost exceeds", "doesn't have enough funds", "sender doesn't have enough",
-        "insufficient msat",
+        "insufficient msat", "out of balance", "insufficient eth",
     ),
     SendVerdict.INVALID: (
         "higher than max fee", "invalid sender", "invalid signature", "invalid chain id", "intrinsic gas", "exceeds block gas limit",
         "gas limit exceed", "gaslimitexceeded", "oversized data", "negative value", "decode", "rlp", "not supported",
         "invalid transaction", "eip-155", "replay-protected", "typed transaction", "max initcode", "sender is banned",
         "gas limit too high", "gas limit is too high", "gas uint64", "sendercontract", "sender not an eoa", "exceeds maximum gas",
+        "senderiscontract", "failedtoresolvesender", "int256overflow", "forbidden sender", "invalid message format",
+        "gas is too low", "not enough gas for transaction", "failed to pay the fee", "is banned in local queue",
+        "higher than 2^64", "floor data gas", "size too big", "too short", "is not permitted", "wrong chain",
+        "invalidtxsignature", "not allowed to send", "nonce max", "unprotected transaction", "max fee per blob gas",
     ),
     SendVerdict.FEE_TOO_LOW: (
         "underpriced", "less than block base fee", "feetoolow", "fee too low", "gas price too low", "gas price is too low",
         "gas price below", "below configured minimum", "price below minimum", "gasprice is less than", "tip cap",
         "less than the minimum", "minimum needed", "fee per gas too low", "lower than base fee", "unacceptable gas price",
-        "effective gas price", "below the minimum", "below base fee",
+        "effective gas price", "below the minimum", "below base fee", "below minimum", "effectivepriorityfee",
     ),
     SendVerdict.POOL_FULL: (
         "txpool is full", "pool is full", "pool full", "queue full", "too many transactions in the queue", "pool limit",
-        "pool overflow", "limit reached", "too many pending",
+        "pool overflow", "transaction limit reached", "too many pending", "account limit exceeded", "too many transactions",
+        "already reserved", "sequencer is temporarily", "sequencer is overloaded",
     ),
 }  # fmt: skip
 

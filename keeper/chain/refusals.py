@@ -6,6 +6,7 @@ import msgspec
 
 from keeper.chain import phrases
 from keeper.chain.failures import (
+    AnswerTooLarge,
     BadResponse,
     BatchTooLarge,
     BlockUnknown,
@@ -69,6 +70,8 @@ def _failure(code: int, text: str, clean: str, node: str, method: str) -> NodeFa
         return BlockUnknown(node, where)
     if method == "eth_getLogs" and phrases.says(text, phrases.RANGE):
         return RangeTooWide(node, where, phrases.block_limit(text))
+    if phrases.says(text, phrases.SIZE):
+        return AnswerTooLarge(node, where)
     if "batch" in text:
         return BatchTooLarge(node, where)
     if phrases.says(text, phrases.QUOTA):

@@ -1,7 +1,8 @@
 """The door to the network: a pool of nodes behind one call."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
@@ -17,16 +18,27 @@ from keeper.chain.failures import (
     TimedOut,
     Unreachable,
 )
+from keeper.chain.lookout import Lookout
 from keeper.chain.observer import Observer, SilentObserver
 from keeper.chain.patrol import Patrol
+from keeper.chain.quorum import CHAIN, Quorum, Witness, first, itself
 from keeper.chain.race import race
+from keeper.chain.transport import MayLeave
 from keeper.chain.turns import Priority
 from keeper.chain.wire import Answer, Decode, Request, json_of, only
+from keeper.domain.chain import BlockHead
 from keeper.domain.ports import Clock
 from keeper.errors import Transient, Unsafe
 
 T = TypeVar("T")
 
+
+_SPARE_S: Final = 0.2
+"""How much later than its own deadline a decision is cut off from outside: it has a verdict to give then."""
+_WITNESS_PATIENCE_S: Final = 0.3
+"""How long a node that is asked for its word may take to get the block."""
+_DECISION_S: Final = 3.0
+"""How long a decisive read may take; the second node's word is not waited for as long where the first one was quick."""
 _DEADLINES_S: Final[Mapping[Priority, float]] = {
     Priority.SEND: 3.0,
     Priority.RECEIPT: 5.0,
@@ -64,7 +76,13 @@ class Rpc:
             Endpoint(node, clock=clock, observer=self.observer) for node in requesting
         )
         """Every node that requests go to, whatever its state."""
-        self._patrol = Patrol(self.endpoints, clock=clock, observer=self.observer)
+        self._lookout = Lookout(self.endpoints, clock=clock, observer=self.observer)
+        self._patrol = Patrol(
+            self.endpoints,
+            clock=clock,
+            observer=self.observer,
+            tip=lambda: (self._lookout.tip, self._lookout.most_behind),
+        )
 
     @property
     def chain_id(self) -> int:
@@ -80,6 +98,7 @@ class Rpc:
 
     async def close(self) -> None:
         """Stop the checks and close every connection."""
+        await self._lookout.close()
         await self._patrol.close()
         await asyncio.gather(*(endpoint.close() for endpoint in self.endpoints))
 
@@ -136,11 +155,89 @@ class Rpc:
         Raises: Transient when no node answers within the deadline, BlockUnknown among it when all say so;
         RpcError when `decode` raises it of an executed call; Unsafe when no node can serve pinned calls.
         """
-        _refuse_sending(requests)
-        if is_pinned and all(each.learnt.is_pinned_exact is False for each in self.endpoints):
-            raise Unsafe("no node answers reads that are pinned to a block hash; configure one that does")
+        _, value = await self.told(requests, decode, priority=priority, deadline_s=deadline_s, is_pinned=is_pinned)
+        return value
+
+    async def told(
+        self,
+        requests: Sequence[Request],
+        decode: Decode[T],
+        *,
+        priority: Priority = Priority.READ,
+        deadline_s: float | None = None,
+        is_pinned: bool = False,
+    ) -> tuple[str, T]:
+        """Do what `ask` does, and name the node that answered."""
+        self._check(requests, is_pinned=is_pinned)
         limit_s = _DEADLINES_S[priority] if deadline_s is None else deadline_s
-        end_s = self.clock.monotonic_s() + limit_s
+        once = self._attempt(requests, decode, priority, self.clock.monotonic_s() + limit_s)
+
+        async def attempt(endpoint: Endpoint) -> tuple[str, T]:
+            return endpoint.alias, await once(endpoint)
+
+        async def one_round() -> tuple[str, T]:
+            return await self._round(requests, attempt, priority, is_pinned=is_pinned)
+
+        return await self._persist(one_round, limit_s)
+
+    async def agreed(
+        self,
+        requests: Sequence[Request],
+        decode: Decode[T],
+        *,
+        priority: Priority = Priority.READ,
+        deadline_s: float = _DECISION_S,
+        is_pinned: bool = False,
+        alike: Callable[[T], Hashable] = itself,
+        pick: Callable[[Sequence[T]], T] = first,
+    ) -> T:
+        """Make calls that decide about money, and return what two nodes say alike; with one node, do what `ask` does.
+
+        A node that fails, or lacks the block for a short while, has no word; where only one has, that one counts. Where
+        two contradict each other the rest are asked, and those outvoted are put aside. Nodes that are behind are asked
+        only where no other can be, those put aside never. Each is asked for its chain as well. What is asked must not
+        differ from node to node: name a block. `alike` gives equal keys to values that count as equal, `pick` chooses
+        among them.
+        Raises: Contradiction without a majority, and all that `ask` raises.
+        """
+        if len(self.endpoints) == 1:
+            return await self.ask(requests, decode, priority=priority, deadline_s=deadline_s, is_pinned=is_pinned)
+        self._check(requests, is_pinned=is_pinned)
+        end_s = self.clock.monotonic_s() + deadline_s
+        witness = Witness(self.chain_id, self.clock, patience_s=_WITNESS_PATIENCE_S)
+        once = self._attempt([*requests, CHAIN], witness.decoding(decode), priority, end_s)
+
+        async def one_round() -> Sequence[T]:
+            quorum = Quorum(
+                self._witnesses(requests, is_pinned=is_pinned),
+                partial(witness.hear, once),
+                alike=alike,
+                subject=requests[0][0],
+                clock=self.clock,
+                observer=self.observer,
+            )
+            return await quorum.decide(hedge_s=self._hedge_s, timeout_s=end_s - self.clock.monotonic_s())
+
+        return pick(await self._persist(one_round, deadline_s + _SPARE_S))
+
+    def _witnesses(self, requests: Sequence[Request], *, is_pinned: bool) -> list[Endpoint]:
+        """Return the nodes whose word counts.
+
+        Raises: Transient when there are none.
+        """
+        found = [each for each in self.usable(requests, is_pinned=is_pinned) if not each.health.is_quarantined]
+        if not found:
+            raise self._nobody(requests)
+        return [each for each in found if each.health.is_fit] or found
+
+    def _attempt(
+        self,
+        requests: Sequence[Request],
+        decode: Decode[T],
+        priority: Priority,
+        end_s: float,
+    ) -> Callable[[Endpoint], Awaitable[T]]:
+        """Return how one node is asked once, until a time."""
         is_executed = any(method in _EXECUTING for method, _ in requests)
 
         async def attempt(endpoint: Endpoint) -> T:
@@ -152,10 +249,16 @@ class Rpc:
                     raise
                 raise BadResponse(endpoint.alias, f"{requests[0][0]}: refused: {refused}") from None
 
-        async def one_round() -> T:
-            return await self._round(requests, attempt, priority, is_pinned=is_pinned)
+        return attempt
 
-        return await self._persist(one_round, limit_s)
+    def saw(self, head: BlockHead, *, source: str, interval_s: float) -> None:
+        """Take a new head and who delivered it, so that the other nodes are compared with it in the background."""
+        self._lookout.saw(head, chain_id=self.chain_id, source=source, interval_s=interval_s)
+
+    def _check(self, requests: Sequence[Request], *, is_pinned: bool) -> None:
+        _refuse_sending(requests)
+        if is_pinned and all(each.learnt.is_pinned_exact is False for each in self.endpoints):
+            raise Unsafe("no node answers reads that are pinned to a block hash; configure one that does")
 
     async def everywhere(
         self,
@@ -165,7 +268,10 @@ class Rpc:
         priority: Priority = Priority.HEAD,
         deadline_s: float = 2.0,
     ) -> dict[str, T | NodeFailure | RpcError]:
-        """Ask every usable node once, at the same time; each answers with a value or with how it failed."""
+        """Ask every usable node once, at the same time; each answers with a value or with how it failed.
+
+        Nodes that contradicted the others are asked only where there are no others.
+        """
         _refuse_sending(requests)
 
         async def one(endpoint: Endpoint) -> T | NodeFailure | RpcError:
@@ -174,13 +280,19 @@ class Rpc:
             except (NodeFailure, RpcError) as failure:
                 return failure
 
-        asked = self.usable(requests)
+        usable = self.usable(requests)
+        asked = [each for each in usable if not each.health.is_quarantined] or usable
         found = await asyncio.gather(*(one(endpoint) for endpoint in asked))
         return {endpoint.alias: value for endpoint, value in zip(asked, found, strict=True)}
 
     async def send_raw(self, raw: bytes, *, deadline_s: float = _DEADLINES_S[Priority.SEND]) -> SendReport:
         """Broadcast a signed transaction to every usable node, once each, and report what each said. Never retried."""
         return await broadcast(self._verified(), raw, deadline_s=deadline_s, observer=self.observer)
+
+    def guard_sends(self, may_send: MayLeave) -> None:
+        """Let raw transactions leave only while `may_send` says so, which is asked as each of them is written."""
+        for each in self.endpoints:
+            each.may_send = may_send
 
     def endpoint(self, alias: str) -> Endpoint:
         """Return the node of that name."""
@@ -198,10 +310,26 @@ class Rpc:
         *,
         is_pinned: bool,
     ) -> T:
-        """Ask each usable node until one answers."""
+        """Ask each usable node until one answers; those that are behind or put aside only after all others failed."""
         nodes = self.usable(requests, is_pinned=is_pinned)
         if not nodes:
             raise self._nobody(requests)
+        fit = [each for each in nodes if each.health.is_fit]
+        rest = [each for each in nodes if not each.health.is_fit]
+        if not fit or not rest:
+            return await self._race(nodes, attempt, priority)
+        try:
+            return await self._race(fit, attempt, priority)
+        except NodeFailure as failure:
+            failed = failure
+        try:
+            return await self._race(rest, attempt, priority)
+        except NodeFailure as failure:
+            raise (failure if isinstance(failed, BlockUnknown) else failed) from None
+
+    async def _race(
+        self, nodes: Sequence[Endpoint], attempt: Callable[[Endpoint], Awaitable[T]], priority: Priority
+    ) -> T:
         if len(nodes) == 1:
             return await attempt(nodes[0])
         hedge_s = None if priority is Priority.BACKFILL else self._hedge_s

@@ -1,6 +1,6 @@
 """What calls would do on top of a head: `eth_simulateV1`, or one call alone where no node offers it."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -67,13 +67,14 @@ _blocks = msgspec.json.Decoder(list[_SimulatedBlock])
 
 
 async def simulate(
-    rpc: Rpc, calls: Sequence[Call], *, sender: Address, head: BlockHead, at_s: int
+    rpc: Rpc, calls: Sequence[Call], *, sender: Address, head: BlockHead, at_s: int, is_decisive: bool = False
 ) -> tuple[Simulated, ...] | None:
     """Run calls one after the other in the next block, at `at_s`, on top of a head; None where no usable node can.
 
     The block's number is given as well: not every node counts on from the head by itself.
+    `is_decisive`: money is spent on the answer, so two nodes must agree on all but the gas, where there are two.
 
-    Raises: Transient; Stale when the head is gone.
+    Raises: Transient, Contradiction among it; Stale when the head is gone.
     """
     block = {
         "blockOverrides": {"number": hex(head.number + 1), "time": hex(at_s)},
@@ -81,7 +82,10 @@ async def simulate(
     }
     request: Request = ("eth_simulateV1", ({"blockStateCalls": [block], "validation": False}, pinned(head.hash)))
     try:
-        return await rpc.ask([request], partial(_simulated, len(calls), head), is_pinned=True)
+        decode = partial(_simulated, len(calls), head)
+        if is_decisive:
+            return await rpc.agreed([request], decode, is_pinned=True, alike=_effects, pick=_dearest)
+        return await rpc.ask([request], decode, is_pinned=True)
     except MethodMissing:
         return None
     except BlockUnknown as gone:
@@ -90,14 +94,21 @@ async def simulate(
         raise Transient(f"the simulation was refused: {refused}") from None
 
 
-async def call_alone(rpc: Rpc, call: Call, *, sender: Address, block_hash: BlockHash) -> Simulated:
+async def call_alone(
+    rpc: Rpc, call: Call, *, sender: Address, block_hash: BlockHash, is_decisive: bool = False
+) -> Simulated:
     """Run one call on a block's state and estimate its gas; the block's own timestamp applies.
 
-    Raises: Transient; Stale when the block is gone.
+    `is_decisive`: money is spent on the answer, so two nodes must agree on all but the gas, where there are two.
+
+    Raises: Transient, Contradiction among it; Stale when the block is gone.
     """
     fields = ({"from": hex_of(sender), **_call_fields(call)}, pinned(block_hash))
     requests: list[Request] = [("eth_call", fields), ("eth_estimateGas", fields)]
     try:
+        if is_decisive:
+            (found,) = await rpc.agreed(requests, _called_alone, is_pinned=True, alike=_effects, pick=_dearest)
+            return found
         return await rpc.ask(requests, _called, priority=Priority.READ, is_pinned=True)
     except BlockUnknown as gone:
         raise Stale(f"the block is gone: {gone}") from None
@@ -116,6 +127,21 @@ def _called(answers: Sequence[Answer]) -> Simulated:
         if isinstance(answer, RpcError) and (answer.is_revert or answer.is_too_heavy):
             return Simulated(ok=False, data=answer.data, gas_used=0, logs=None)
     return Simulated(ok=True, data=bytes_of(present(called)), gas_used=quantity_of(present(estimated)), logs=None)
+
+
+def _called_alone(answers: Sequence[Answer]) -> tuple[Simulated, ...]:
+    return (_called(answers),)
+
+
+def _effects(found: Sequence[Simulated]) -> Hashable:
+    """Return what honest nodes agree on: an estimate of gas, and on rollups even the gas itself, differs by node."""
+    return tuple((each.ok, each.data, each.logs) for each in found)
+
+
+def _dearest(agreeing: Sequence[tuple[Simulated, ...]]) -> tuple[Simulated, ...]:
+    """Return one of several answers that agree, with the most gas that any of them tells for each call."""
+    together = zip(*agreeing, strict=True)
+    return tuple(max(each, key=lambda simulated: simulated.gas_used) for each in together)
 
 
 def _simulated(count: int, head: BlockHead, answers: Sequence[Answer]) -> tuple[Simulated, ...]:

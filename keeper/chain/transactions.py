@@ -15,6 +15,7 @@ from keeper.chain.wire import (
     Request,
     bytes_of,
     fixed,
+    head_of,
     hex_of,
     is_null,
     mined_log,
@@ -151,22 +152,58 @@ async def balance(rpc: Rpc, address: Address) -> Wei:
     return Wei(await rpc.ask([request], lambda found: quantity_of(only(found)), priority=Priority.RECEIPT))
 
 
-async def funds(rpc: Rpc, address: Address, head: BlockHead) -> Funds:
-    """Return an account's nonce and balance at a head.
+async def confirmed(rpc: Rpc, known: Sequence[Receipt]) -> dict[TxHash, Receipt]:
+    """Return those receipts, meant to be final, that two nodes tell alike, each from the block that it calls canonical.
+
+    One that is missing from the result was invented, or its block is gone. Where only one node can be asked, what is
+    known is returned as it is, without a request.
+    Raises: Transient, Contradiction among it.
+    """
+    if not known or len(rpc.endpoints) == 1:
+        return {each.tx_hash: each for each in known}
+    requests: list[Request] = []
+    for receipt in known:
+        requests += _receipt_request(receipt.tx_hash), ("eth_getBlockByNumber", (hex(receipt.block_number), False))
+
+    def decode(answers: Sequence[Answer]) -> tuple[Receipt | None, ...]:
+        return tuple(
+            _canonical(receipt_of(told, receipt.tx_hash), receipt.block_number, head_of(present(block)))
+            for receipt, told, block in zip(known, answers[::2], answers[1::2], strict=True)
+        )
+
+    found = await rpc.agreed(requests, decode, priority=Priority.RECEIPT)
+    return {each.tx_hash: each for each in found if each is not None}
+
+
+def _canonical(receipt: Receipt | None, number: int, block: BlockHead) -> Receipt | None:
+    """Return a receipt where the same node has its block in its chain.
+
+    Raises: ValueError for another block than asked for.
+    """
+    if block.number != number:
+        raise ValueError("another block than asked for")
+    return receipt if receipt is not None and receipt.block_hash == block.hash else None
+
+
+async def funds(rpc: Rpc, address: Address, head: BlockHead, *, is_decisive: bool = False) -> Funds:
+    """Return an account's nonce and balance at a head; where that is decisive, as two nodes tell them alike.
 
     Raises: Transient; Stale when the block is gone.
     """
     block = pinned(head.hash)
     requests = [(method, (hex_of(address), block)) for method in ("eth_getTransactionCount", "eth_getBalance")]
     try:
-        nonce, held = await rpc.ask(requests, _quantities, priority=Priority.READ, is_pinned=True)
+        if is_decisive:
+            return await rpc.agreed(requests, _funds, is_pinned=True)
+        return await rpc.ask(requests, _funds, is_pinned=True)
     except BlockUnknown as gone:
         raise Stale(f"block {head.number} is gone: {gone}") from None
-    return Funds(nonce, Wei(held))
 
 
-async def data_fees(rpc: Rpc, oracle: Address, payloads: Sequence[bytes], head: BlockHead) -> tuple[Wei, ...]:
-    """Return what a rollup takes for each unsigned transaction's data beside its gas.
+async def data_fees(
+    rpc: Rpc, oracle: Address, payloads: Sequence[bytes], head: BlockHead, *, is_decisive: bool = False
+) -> tuple[Wei, ...]:
+    """Return what a rollup takes for each unsigned transaction's data beside its gas; `is_decisive`: as two nodes agree.
 
     Source: ethereum-optimism/optimism GasPriceOracle.getL1Fee, which adds the signature's bytes itself.
     Raises: Transient; Stale when the block is gone.
@@ -181,7 +218,10 @@ async def data_fees(rpc: Rpc, oracle: Address, payloads: Sequence[bytes], head: 
         return tuple(Wei(int.from_bytes(each)) for each in words)
 
     try:
-        return await rpc.ask([("eth_call", (call, block)) for call in calls], decode, is_pinned=True)
+        requests = [("eth_call", (call, block)) for call in calls]
+        if is_decisive:
+            return await rpc.agreed(requests, decode, is_pinned=True)
+        return await rpc.ask(requests, decode, is_pinned=True)
     except BlockUnknown as gone:
         raise Stale(f"block {head.number} is gone: {gone}") from None
 
@@ -219,6 +259,11 @@ def receipt_of(answer: Answer, tx_hash: TxHash) -> Receipt | None:
 
 def _receipt_request(tx_hash: TxHash) -> Request:
     return "eth_getTransactionReceipt", (hex_of(tx_hash),)
+
+
+def _funds(answers: Sequence[Answer]) -> Funds:
+    nonce, held = _quantities(answers)
+    return Funds(nonce, Wei(held))
 
 
 def _quantities(answers: Sequence[Answer]) -> list[int]:

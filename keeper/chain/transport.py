@@ -2,15 +2,18 @@
 
 import asyncio
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from types import SimpleNamespace
 from typing import Final, Protocol
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import BytesPayload
 
 from keeper.chain.failures import (
+    AnswerTooLarge,
     BadResponse,
     BatchTooLarge,
     NodeFailure,
@@ -28,12 +31,17 @@ _ERROR_BODY_LIMIT: Final = 64 * 1024
 _LONG_BODY: Final = 1 << 20
 
 
+MayLeave = Callable[[], bool]
+"""Says whether a request may still leave the process. It must not wait."""
+
+
 class Transport(Protocol):
     """Carries one framed request and brings back the frames of its answer."""
 
-    async def exchange(self, body: bytes, first_id: int) -> list[Envelope]:
+    async def exchange(self, body: bytes, first_id: int, may_leave: MayLeave | None = None) -> list[Envelope]:
         """Send a body whose first call has `first_id`; return the response objects.
 
+        `may_leave` is asked at the last instant before the body is written.
         Raises: NodeFailure.
         """
         ...
@@ -58,13 +66,13 @@ class HttpTransport:
         """Name the node by its alias."""
         return f"HttpTransport({self._alias})"
 
-    async def exchange(self, body: bytes, first_id: int) -> list[Envelope]:
+    async def exchange(self, body: bytes, first_id: int, may_leave: MayLeave | None = None) -> list[Envelope]:
         """Post a body and return the response objects."""
         del first_id
         session = self._session or self._open()
         failure: NodeFailure
         try:
-            async with session.post(self._url, data=_payload(body), allow_redirects=False) as response:
+            async with session.post(self._url, data=_payload(body, may_leave), allow_redirects=False) as response:
                 if response.status == 200:
                     return self._parse(await self._read(response, self._max_answer_bytes))
                 return await self._refused(response)
@@ -88,19 +96,21 @@ class HttpTransport:
         )
         return self._session
 
-    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes | bytearray:
         """Read the body, counting after decompression."""
-        chunks: list[bytes] = []
-        size = 0
+        body: bytes | bytearray = await response.content.readany()
         while chunk := await response.content.readany():
-            size += len(chunk)
-            if size > limit:
-                response.close()
-                raise BadResponse(self._alias, f"an answer larger than {limit} bytes")
-            chunks.append(chunk)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if isinstance(body, bytes):
+                body = bytearray(body)
+            body += chunk  # in place: a second copy of a long answer would double what it takes
+            if len(body) > limit:
+                break
+        if len(body) > limit:
+            response.close()
+            raise AnswerTooLarge(self._alias, f"an answer larger than {limit} bytes")
+        return body
 
-    def _parse(self, body: bytes) -> list[Envelope]:
+    def _parse(self, body: bytes | bytearray) -> list[Envelope]:
         try:
             return envelopes(body)
         except (ValueError, RecursionError):
@@ -129,9 +139,28 @@ class HttpTransport:
         raise BadResponse(self._alias, f"HTTP {status}")
 
 
-def _payload(body: bytes) -> bytes | BytesIO:
+def _payload(body: bytes, may_leave: MayLeave | None) -> bytes | BytesIO | BytesPayload:
     """Return a body as the library wants it: a long one is written in parts."""
+    if may_leave is not None:
+        return _GuardedPayload(body, may_leave)
     return body if len(body) <= _LONG_BODY else BytesIO(body)
+
+
+class _GuardedPayload(BytesPayload):
+    """A body that is written only while it still may leave: the process may have stood still since that was found."""
+
+    def __init__(self, body: bytes, may_leave: MayLeave) -> None:
+        super().__init__(body)
+        self._may_leave = may_leave
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        _require(self._may_leave)
+        await super().write_with_length(writer, content_length)
+
+
+def _require(may_leave: MayLeave | None) -> None:
+    if may_leave is not None and not may_leave():
+        raise ConnectionAbortedError(errno.ECONNABORTED, "it must not leave any more")
 
 
 class WsTransport:
@@ -154,13 +183,14 @@ class WsTransport:
         """Name the node by its alias."""
         return f"WsTransport({self._alias})"
 
-    async def exchange(self, body: bytes, first_id: int) -> list[Envelope]:
+    async def exchange(self, body: bytes, first_id: int, may_leave: MayLeave | None = None) -> list[Envelope]:
         """Send a frame and wait for the one that answers it."""
         socket = await self._connected()
         answer: asyncio.Future[list[Envelope]] = asyncio.get_running_loop().create_future()
         self._pending[first_id] = answer
         failure: NodeFailure
         try:
+            _require(may_leave)
             await socket.send_str(body.decode())
             return await answer
         except (aiohttp.ClientError, OSError) as error:

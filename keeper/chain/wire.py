@@ -54,7 +54,7 @@ def frame(requests: Sequence[Request], first_id: int) -> bytes:
     return _encode(calls[0] if len(calls) == 1 else calls)
 
 
-def envelopes(body: bytes | str) -> list[Envelope]:
+def envelopes(body: bytes | bytearray | str) -> list[Envelope]:
     """Parse a response body.
 
     Raises: ValueError or RecursionError.

@@ -7,22 +7,27 @@ from typing import Any
 from keeper.domain.chain import BlockHead, Log, Moment
 from keeper.domain.outcome import Reason
 from keeper.domain.ports import Market, Snapshot, Taken
-from keeper.domain.position import Health
+from keeper.domain.position import Health, Token
 from keeper.domain.units import BlockHash, PositionId
 from keeper.engine.parity import Mismatch, differs
 from keeper.engine.scan import MarketBook, Scan
 from keeper.errors import Invalid
+from keeper.oracles.guard import Guard, GuardPolicy, PriceMove
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one batched round said of one market. `impossible` are positions whose values no contract could hold."""
+    """What one batched round said of one market. `impossible` are positions whose values no contract could hold.
+
+    `tokens` are those whose prices are to be watched from now on.
+    """
 
     snapshot: Snapshot
     positions: Sequence[Any]
     impossible: frozenset[PositionId]
     compared: Mapping[PositionId, Health | None]
     is_rediscovered: bool
+    tokens: Sequence[Token] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +40,15 @@ class Filed:
     mismatches: tuple[Mismatch, ...]
     impossible: tuple[PositionId, ...]
     restored: frozenset[PositionId]
+    prices: tuple[PriceMove, ...] = ()
 
 
 class Desk:
     """One market's book. The scan loop is the only owner."""
 
-    def __init__(self, market: Market) -> None:
+    def __init__(self, market: Market, guard: GuardPolicy | None = None) -> None:
         """Start empty."""
+        self.guard = Guard(guard)
         self.books = MarketBook(market)
         self.snapshot: Snapshot | None = None
         self.pending: set[PositionId] = set()
@@ -104,6 +111,8 @@ class Desk:
     def file(self, reading: Reading) -> Filed:
         """Take a reading into the book; what was owed to it is struck off now, and not before."""
         self.snapshot = reading.snapshot
+        self.guard.learn(reading.tokens)
+        prices = self.guard.watch(reading.snapshot.head, reading.snapshot)
         if reading.is_rediscovered:
             self.books.rewrite_rows(reading.snapshot)
             self.is_stale = False
@@ -119,6 +128,7 @@ class Desk:
             mismatches,
             appeared,
             restored=held - self.held,
+            prices=prices,
         )
         self.pending.clear()
         self._new.clear()

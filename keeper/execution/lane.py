@@ -78,7 +78,8 @@ class Lane:
     """Nonces are given out without gaps: the next is the chain's, or the one after our own last if that is higher.
 
     `own_next` follows the last nonce of ours, and is None before the first. Somebody else's are never counted as ours:
-    a reorg may give them back. `told_next` follows the last one that was looked at.
+    a reorg may give them back. `told_next` follows the last one that was looked at. `claimed` are those of nobody that
+    something of ours has used all the same, by another answer than the chain's nonce.
     """
 
     sender: Address
@@ -86,6 +87,7 @@ class Lane:
     own_next: int | None = None
     told_next: int | None = None
     slots: dict[int, Slot] = field(default_factory=dict)
+    claimed: frozenset[int] = frozenset()
 
     @property
     def next_nonce(self) -> int:
@@ -135,4 +137,5 @@ class Lane:
 
     def holes(self) -> list[int]:
         """Return the nonces that the chain waits for and nobody holds."""
-        return [nonce for nonce in range(self.mined_nonce, self.next_nonce) if nonce not in self.slots]
+        nonces = range(self.mined_nonce, self.next_nonce)
+        return [nonce for nonce in nonces if nonce not in self.slots and nonce not in self.claimed]

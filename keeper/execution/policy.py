@@ -21,8 +21,8 @@ class SenderPolicy:
     block_time_s: int = 12
     confirmations: int = 2
     resend_after_blocks: int = 1
-    bump_after_blocks: int = 2
+    bump_after_blocks: int = 1
     stale_after_blocks: int = 25
-    max_replacements: int = 12
+    max_replacements: int = 24
     foreign_after_heads: int = 2
     gap_after_heads: int = 2

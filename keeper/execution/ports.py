@@ -1,22 +1,26 @@
 """What execution needs from the outside: the network as far as transactions go, and somebody who watches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from keeper.chain.broadcast import SendAnswer
 from keeper.chain.simulation import Simulated
 from keeper.chain.transactions import Funds, Standing
-from keeper.domain.chain import BlockHead, Call
+from keeper.domain.chain import BlockHead, Call, Receipt
+from keeper.domain.outcome import Reason
 from keeper.domain.units import Address, BlockHash, TxHash, Wei
 
 
 @dataclass(frozen=True, slots=True)
 class FeeHistory:
-    """What the latest blocks cost: the next block's base fee, and each block's tip at the asked percentile."""
+    """What the latest blocks cost, oldest first.
 
-    next_base_fee_wei: Wei
-    tips_wei: Sequence[Wei]
+    `base_fees_wei` ends with the next block's. `tips_wei`: per block, one tip for each asked percentile.
+    """
+
+    base_fees_wei: Sequence[Wei]
+    tips_wei: Sequence[Sequence[Wei]]
 
 
 class Network(Protocol):
@@ -32,12 +36,16 @@ class Network(Protocol):
         """Run one call on a block's state, alone."""
         ...
 
-    async def fee_history(self, *, head: BlockHead, blocks: int, percentile: int) -> FeeHistory:
+    async def fee_history(self, *, head: BlockHead, blocks: int, percentiles: Sequence[int]) -> FeeHistory:
         """Return what the blocks up to a head cost."""
         ...
 
     async def data_fees(self, payloads: Sequence[bytes], head: BlockHead) -> Sequence[Wei]:
         """Return what the chain takes for each unsigned transaction's data beside its gas: nothing on most."""
+        ...
+
+    async def data_gas(self, calls: Sequence[Call], head: BlockHead) -> Sequence[int]:
+        """Return the gas that the chain takes for each call's data on top of what running it takes: none on most."""
         ...
 
     async def funds(self, address: Address, head: BlockHead) -> Funds:
@@ -48,9 +56,75 @@ class Network(Protocol):
         """Return the latest nonce and the receipts that exist, in one batched request to one node."""
         ...
 
+    async def confirmed(self, receipts: Sequence[Receipt]) -> Mapping[TxHash, Receipt]:
+        """Return those receipts that a second node tells alike; all of them where there is no second node."""
+        ...
+
     async def broadcast(self, raw: bytes) -> Sequence[SendAnswer]:
         """Hand a signed transaction to every node at once. Never retried here, and never raises Transient."""
         ...
+
+
+class Fence(Protocol):
+    """Proof that this process is the only one that sends with its key."""
+
+    async def check(self) -> None:
+        """Make sure of it, right before bytes leave.
+
+        Raises: Fenced, where another process has taken over.
+        """
+        ...
+
+
+class Gate(Protocol):
+    """What the operator and the budgets allow at present."""
+
+    @property
+    def is_halted(self) -> bool:
+        """Return whether nothing at all may be signed, not even a replacement."""
+        ...
+
+    async def refresh(self, head: BlockHead) -> None:
+        """Read the switches and what was spent lately, once at each head.
+
+        Raises: StoreFailed.
+        """
+        ...
+
+    def admit(self, wanted: int, head: BlockHead) -> tuple[int, Reason, str]:
+        """Return how many of `wanted` transactions may begin now, and why not more."""
+        ...
+
+    async def intruded(self, head: BlockHead, nonce: int) -> None:
+        """Take that somebody else has used the key.
+
+        Raises: StoreFailed.
+        """
+        ...
+
+
+class Unfenced:
+    """No other process can hold the key: a lock on this host says so."""
+
+    async def check(self) -> None:
+        """Find nothing wrong."""
+
+
+class OpenGate:
+    """Neither switches nor budgets."""
+
+    is_halted = False
+
+    async def refresh(self, head: BlockHead) -> None:
+        """Read nothing."""
+
+    def admit(self, wanted: int, head: BlockHead) -> tuple[int, Reason, str]:
+        """Let everything through."""
+        del head
+        return wanted, Reason.UNKNOWN, ""
+
+    async def intruded(self, head: BlockHead, nonce: int) -> None:
+        """Let it be."""
 
 
 class Observer(Protocol):
@@ -58,6 +132,10 @@ class Observer(Protocol):
 
     def event(self, name: str, /, **fields: object) -> None:
         """Take one event of the catalogue."""
+        ...
+
+    def reached(self, step: str, /) -> None:
+        """Take that a transaction's life has reached a step; the tests of crashes end the process here."""
         ...
 
     def transaction(self, state: str) -> None:
@@ -82,6 +160,9 @@ class SilentObserver:
 
     def event(self, name: str, /, **fields: object) -> None:
         """Ignore an event."""
+
+    def reached(self, step: str, /) -> None:
+        """Ignore a step."""
 
     def transaction(self, state: str) -> None:
         """Ignore a transaction."""

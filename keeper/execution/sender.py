@@ -10,25 +10,30 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from keeper.chain.quorum import Contradiction
+from keeper.chain.transactions import Standing
 from keeper.domain.chain import BlockHead
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Batch, Outcome, Plan
 from keeper.domain.ports import Market, Taken
 from keeper.domain.position import PositionKey
 from keeper.errors import Stale, Transient, Unsafe
-from keeper.execution.dispatch import Delivery, Dispatch, Handover, after
+from keeper.execution.dispatch import Dispatch
 from keeper.execution.lane import Lane
+from keeper.execution.launch import Launch
 from keeper.execution.policy import SenderPolicy
-from keeper.execution.ports import Network, Observer, SilentObserver
-from keeper.execution.prepare import Bid, Preparation, Prepared
-from keeper.execution.signer import Signer
+from keeper.execution.ports import Fence, Gate, Network, Observer, OpenGate, SilentObserver, Unfenced
+from keeper.execution.prepare import Preparation
+from keeper.execution.route import PrivatePolicy, PrivateRoute, Relays
+from keeper.execution.signer import Signatory
 from keeper.execution.simulate import Simulator
+from keeper.execution.stock import Stock
 from keeper.execution.tend import Tend
-from keeper.execution.verdicts import Accepted, Skipped, Verdict, skip
+from keeper.execution.verdicts import Verdict, skip
 from keeper.execution.watch import Watch
-from keeper.store.faults import Fault, StoreFailed
+from keeper.store.faults import StoreFailed
 from keeper.store.journal import Journal
-from keeper.store.records import AttemptKind, AttemptState, Changes, Entry, Intent, IntentState, Purpose
+from keeper.store.records import Changes, Entry, IntentState
 
 T = TypeVar("T")
 
@@ -44,31 +49,38 @@ class Sender:
         *,
         network: Network,
         journal: Journal,
-        signer: Signer,
+        signer: Signatory,
         markets: Mapping[str, Market],
         policy: SenderPolicy,
         deliver: Deliver,
+        gate: Gate | None = None,
+        fence: Fence | None = None,
+        relays: Relays | None = None,
+        private: PrivatePolicy | None = None,
         observer: Observer | None = None,
     ) -> None:
-        """Own the nonces of `signer`, whose journal is `journal`."""
-        self._network = network
-        self._journal = journal
-        self._policy = policy
+        """Own the nonces of `signer`, whose journal is `journal`; liquidations go to `relays` first, if there are any."""
         self._deliver = deliver
         self._observer: Observer = observer or SilentObserver()
+        self._gate: Gate = gate or OpenGate()
+        self._stock = Stock(journal, self._observer)
         self._lane = Lane(signer.address)
         self._lock = asyncio.Lock()
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_recovered = False
-        self._is_storage_failing = False
         self._is_stopping = False
         self._undisturbed: set[asyncio.Task[Any]] = set()
         simulator = Simulator(network, markets, signer.address)
         self._preparation = Preparation(
             network=network, simulator=simulator, sender=signer.address, fees=policy.fees, observer=self._observer
         )
-        self._dispatch = Dispatch(signer, network, self._observer)
+        hidden = private or PrivatePolicy()
+        route = PrivateRoute(lane=self._lane, stock=self._stock, relays=relays, policy=hidden, observer=self._observer)
+        dispatch = Dispatch(signer, network, fence or Unfenced(), route, self._observer)
+        self._launch = Launch(
+            lane=self._lane, stock=self._stock, dispatch=dispatch, gate=self._gate, observer=self._observer
+        )
         self._watch = Watch(
             lane=self._lane,
             journal=journal,
@@ -76,15 +88,17 @@ class Sender:
             simulator=simulator,
             markets=markets,
             policy=policy,
+            gate=self._gate,
             observer=self._observer,
         )
         self._tend = Tend(
             lane=self._lane,
             journal=journal,
-            dispatch=self._dispatch,
+            dispatch=dispatch,
             simulator=simulator,
             preparation=self._preparation,
             policy=policy,
+            private=hidden,
             observer=self._observer,
         )
 
@@ -100,18 +114,15 @@ class Sender:
         """
 
         async def work() -> None:
-            entries = await self._journal.open_entries()
-            highest = await self._journal.highest_nonce()
-            self._lane.slots.clear()
-            self._lane.own_next = self._lane.told_next = None if highest is None else highest + 1
-            self._lane.add(entries, -1)
-            for slot in self._lane.ordered:
-                slot.is_suspect = True
+            await self._gate.refresh(head)
+            await self._take_over()
             self._watch.remember(head, ())
-            standing = await self._watch.standing()
+            standing = await self._observed(head)
             self._announce(await self._watch.settle(head, standing))
-            await self._tend.tend(head)
-            await self._tend.fill(head, at_once=bool(self._lane.live))
+            if not self._gate.is_halted:
+                await self._tend.tend(head)
+                await self._watch.claim()
+                await self._tend.fill(head, at_once=bool(self._lane.live))
             self._is_recovered = True
 
         await self._alone(work)
@@ -123,6 +134,7 @@ class Sender:
         """
         if not self._is_recovered:
             raise Unsafe("the sender must recover what is in flight before it sends")
+        self._observer.reached("after_decide")
         verdicts: dict[str, Verdict] = {}
         wanted: list[Plan] = []
         for plan in batch.plans:
@@ -148,13 +160,14 @@ class Sender:
 
         async def work() -> None:
             self._watch.remember(head, taken)
-            if self._lane.slots or self._lane.holes():
-                try:
+            try:
+                await self._gate.refresh(head)
+                if self._lane.slots or self._lane.holes():
                     await self._follow(head)
-                except (Transient, Stale) as error:
-                    self._observer.event("keeper.degraded", reason="transactions_unwatched", detail=str(error)[:256])
-                except StoreFailed as error:
-                    self._refuse_unless_passing(error)
+            except (Transient, Stale) as error:
+                self._observer.event("keeper.degraded", reason="transactions_unwatched", detail=str(error)[:256])
+            except StoreFailed as error:
+                self._stock.refuse_unless_passing(error)
             lane = self._lane
             self._observer.lane(
                 mined_nonce=lane.mined_nonce,
@@ -171,6 +184,7 @@ class Sender:
         Heads have to keep coming in through `on_head` meanwhile.
         """
         self._is_stopping = True
+        self._observer.reached("mid_shutdown")
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
@@ -180,156 +194,71 @@ class Sender:
             await asyncio.wait(self._undisturbed)
         return self._lane.keys
 
-    async def _follow(self, head: BlockHead) -> None:
+    async def _take_over(self) -> None:
+        """Take what the journal knows of as in flight; what never got a signature cannot have left, and is void."""
+        entries = await self._stock.journal.open_entries()
+        unsigned = [replace(entry.intent, state=IntentState.VOID) for entry in entries if not entry.attempts]
+        if unsigned:
+            await self._stock.commit(Changes(tuple(Entry(intent, ()) for intent in unsigned)))
+        highest = await self._stock.journal.highest_nonce()
+        self._lane.slots.clear()
+        self._lane.own_next = self._lane.told_next = None if highest is None else highest + 1
+        self._lane.add((entry for entry in entries if entry.attempts), -1)
+        for slot in self._lane.ordered:
+            slot.is_suspect = True
+
+    async def _observed(self, head: BlockHead) -> Standing:
+        """Ask where everything stands, and tell the gate who else has used the key."""
         standing = await self._watch.standing()
+        await self._intruded(standing.nonce, head)
+        return standing
+
+    async def _intruded(self, nonce: int, head: BlockHead) -> None:
+        """Take the chain's nonce; those beyond our own were somebody else's."""
+        strangers = self._lane.observe(nonce)
+        if strangers:
+            self._observer.event("tx.foreign_nonce", nonce=strangers[0], last_nonce=strangers[-1])
+            await self._gate.intruded(head, strangers[0])
+
+    async def _follow(self, head: BlockHead) -> None:
+        standing = await self._observed(head)
         self._announce(await self._watch.settle(head, standing))
+        if self._gate.is_halted:
+            return
         if self._is_stopping:
             await self._tend.resend(head)
         else:
             await self._tend.tend(head)
+            await self._watch.claim()
             await self._tend.fill(head, at_once=False)
-        self._storage_works()
+        self._stock.works()
 
     async def _send_wanted(self, batch: Batch, wanted: Sequence[Plan]) -> Sequence[Verdict]:
         try:
             prepared = await self._preparation.run(batch, wanted, self._lane.pending)
         except Stale as error:
             return [skip(plan, Reason.SUPERSEDED, str(error)) for plan in wanted]
+        except Contradiction as error:
+            return [skip(plan, Reason.NODES_DISAGREE, str(error)) for plan in wanted]
         except Transient as error:
             return [skip(plan, Reason.SIMULATION_FAILED, str(error)) for plan in wanted]
         if not prepared.bids:
             return prepared.skipped
-        return [*prepared.skipped, *await self._alone(lambda: self._commit_and_send(batch.head, prepared))]
 
-    async def _commit_and_send(self, head: BlockHead, prepared: Prepared) -> Sequence[Verdict]:
-        """Give out the nonces, put everything in the journal in one commit, and only then let it leave."""
-        strangers = self._lane.observe(prepared.funds.nonce)
-        if strangers:
-            self._observer.event("tx.foreign_nonce", nonce=strangers[0], last_nonce=strangers[-1])
-        bids, refused = self._affordable(prepared)
-        if not bids:
-            return refused
-        entries = [self._entry(bid, self._lane.next_nonce + place, head) for place, bid in enumerate(bids)]
-        try:
-            await self._journal.commit(Changes(tuple(entries)))
-        except StoreFailed as error:
-            self._refuse_unless_passing(error)
-            return [*refused, *(skip(bid.plan, Reason.STORAGE, error.fault.value) for bid in bids if bid.plan)]
-        self._storage_works()
-        self._lane.add(entries, head.number)
-        for entry in entries:
-            intent = entry.intent
-            self._observer.event(
-                "intent.created",
-                intent_id=intent.id,
-                plan_id=intent.plan_id,
-                nonce=intent.nonce,
-                purpose=intent.purpose.value,
-            )
-        deliveries = await self._dispatch.send([entry.attempts[0] for entry in entries])
-        voided = await self._note(entries, deliveries)
-        verdicts: list[Verdict] = list(refused)
-        for bid, entry, delivery in zip(bids, entries, deliveries, strict=True):
-            if bid.plan is None:
-                continue
-            if entry.intent.nonce in voided:
-                verdicts.append(skip(bid.plan, delivery.reason, delivery.detail))
-            else:
-                tx_hash, nonce = entry.attempts[0].tx_hash, entry.intent.nonce
-                verdicts.append(Accepted(bid.plan.id, bid.plan.key, tx_hash, nonce, bid.profit_base))
-        return verdicts
+        async def work() -> Sequence[Verdict]:
+            try:
+                await self._gate.refresh(batch.head)  # what was switched or spent since the last head counts now
+                await self._intruded(prepared.funds.nonce, batch.head)
+            except StoreFailed as error:
+                self._stock.refuse_unless_passing(error)
+                return [skip(bid.plan, Reason.STORAGE, error.fault.value) for bid in prepared.bids if bid.plan]
+            return await self._launch.run(batch.head, prepared, is_stopping=self._is_stopping)
 
-    def _affordable(self, prepared: Prepared) -> tuple[list[Bid], list[Skipped]]:
-        """Keep what the signer can pay for in the worst case, with what is in flight already set aside."""
-        bids: list[Bid] = []
-        refused: list[Skipped] = []
-        left = prepared.funds.balance_wei - sum(slot.worst_cost_wei for slot in self._lane.live)
-        for bid in prepared.bids:
-            if bid.plan is not None and self._is_stopping:
-                refused.append(skip(bid.plan, Reason.STOPPING))
-            elif bid.plan is not None and bid.plan.key in self._lane.keys:
-                refused.append(skip(bid.plan, Reason.IN_FLIGHT))
-            elif bid.plan is None or bid.worst_cost_wei <= left:
-                left -= bid.worst_cost_wei
-                bids.append(bid)
-            else:
-                short = bid.worst_cost_wei - left
-                self._observer.event("funds.low", balance_wei=prepared.funds.balance_wei, short_wei=short)
-                detail = f"needs {bid.worst_cost_wei} wei: top up {short}"
-                refused.append(skip(bid.plan, Reason.INSUFFICIENT_GAS_MONEY, detail))
-        is_pointless = all(bid.plan is None for bid in bids) and (refused or left < 0)
-        if is_pointless or self._is_stopping:
-            bids.clear()
-        return bids, refused
-
-    def _entry(self, bid: Bid, nonce: int, head: BlockHead) -> Entry:
-        attempt = self._dispatch.sign(
-            bid.call,
-            nonce=nonce,
-            gas_limit=bid.gas_limit,
-            quote=bid.quote,
-            block=head.number,
-            kind=AttemptKind.SEND,
-        )
-        intent = Intent(
-            id=f"0x{attempt.tx_hash.hex()}",
-            sender=self._lane.sender,
-            nonce=nonce,
-            purpose=Purpose.APPROVAL if bid.plan is None else Purpose.LIQUIDATION,
-            state=IntentState.LIVE,
-            call=bid.call,
-            gas_limit=bid.gas_limit,
-            fee_limit_wei=bid.fee_limit_wei,
-            created_block=head.number,
-            plan_id=bid.plan.id if bid.plan else None,
-            opportunity=bid.plan.opportunity if bid.plan else None,
-            profit_base=bid.profit_base,
-        )
-        return Entry(intent, (attempt,))
-
-    async def _note(self, entries: Sequence[Entry], deliveries: Sequence[Delivery]) -> frozenset[int]:
-        """Keep what the nodes said; give back the last nonces that every node refused, and return them."""
-        voided: set[int] = set()
-        for entry, delivery in reversed(list(zip(entries, deliveries, strict=True))):
-            if delivery.handover is not Handover.REFUSED or entry.intent.nonce + 1 + len(voided) != self._lane.own_next:
-                break
-            voided.add(entry.intent.nonce)
-        changed = []
-        for entry, delivery in zip(entries, deliveries, strict=True):
-            intent, attempt = entry.intent, after(entry.attempts[0], delivery)
-            if intent.nonce in voided:
-                attempt = replace(attempt, state=AttemptState.VOID)
-                intent = replace(intent, state=IntentState.VOID, reason=delivery.reason, detail=delivery.detail)
-            changed.append(Entry(intent, (attempt,)))
-        try:
-            await self._journal.commit(Changes(tuple(changed)))
-        except StoreFailed as error:
-            self._refuse_unless_passing(error)
-            return frozenset()
-        for entry, delivery in zip(changed, deliveries, strict=True):
-            slot = self._lane.slots[entry.intent.nonce]
-            slot.entry, slot.is_underpriced = entry, delivery.needs_fee
-            if entry.intent.nonce in voided:
-                self._observer.event("intent.voided", intent_id=entry.intent.id, detail=delivery.detail)
-        self._lane.void_tail(voided)
-        return frozenset(voided)
+        return [*prepared.skipped, *await self._alone(work)]
 
     def _announce(self, outcomes: Sequence[Outcome]) -> None:
         for each in outcomes:
             self._deliver(each)
-
-    def _refuse_unless_passing(self, error: StoreFailed) -> None:
-        """Raise a fault that no waiting cures; tell of the others."""
-        if not error.is_passing:
-            raise error
-        self._is_storage_failing = True
-        name = "storage.full" if error.fault is Fault.FULL else "storage.error"
-        self._observer.event(name, error=str(error), fault=error.fault.value)
-
-    def _storage_works(self) -> None:
-        if self._is_storage_failing:
-            self._is_storage_failing = False
-            self._observer.event("storage.recovered")
 
     async def _alone(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run work on the lane with nobody beside it, to its end even when the caller is cancelled."""

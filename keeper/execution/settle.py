@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from typing import Final
 
 from keeper.chain.transactions import Standing
 from keeper.domain.chain import BlockHead, Receipt
@@ -13,6 +14,9 @@ from keeper.domain.units import BlockHash, TxHash
 from keeper.execution.lane import Slot
 from keeper.execution.simulate import total
 from keeper.store.records import Attempt, AttemptKind, AttemptState, Entry, Inclusion, Intent, IntentState
+
+_NEARLY_ALL: Final = 16
+"""A call keeps one part in 64 back from each call that it makes: what fails four calls deep leaves a sixteenth."""
 
 
 class Phase(Enum):
@@ -28,22 +32,26 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A nonce's phase, and the receipt where there is one."""
+    """A nonce's phase, and the receipt where there is one. `is_denied`: there was one, which a second node does not have."""
 
     phase: Phase
     receipt: Receipt | None = None
+    is_denied: bool = False
 
 
 def look(slot: Slot, standing: Standing, blocks: Mapping[int, BlockHash]) -> Look:
     """Find out where a nonce stands.
 
-    A receipt from a block that our own chain of heads contradicts proves nothing.
+    A receipt proves nothing where our own chain of heads contradicts its block, or the very answer that it came with
+    says that the nonce was not used.
     """
+    if slot.nonce >= standing.nonce:
+        return Look(Phase.PENDING)
     for attempt in slot.entry.attempts:
         receipt = standing.receipts.get(attempt.tx_hash)
         if receipt is not None and blocks.get(receipt.block_number, receipt.block_hash) == receipt.block_hash:
             return Look(Phase.MINED, receipt)
-    return Look(Phase.USED if slot.nonce < standing.nonce else Phase.PENDING)
+    return Look(Phase.USED)
 
 
 def mined(intent: Intent, receipt: Receipt) -> Intent:
@@ -62,19 +70,19 @@ def unmined(intent: Intent) -> Intent:
     return replace(intent, state=IntentState.LIVE, inclusion=None)
 
 
-def is_final(inclusion: Inclusion, head: BlockHead, confirmations: int) -> bool:
-    """Return whether enough blocks stand on the transaction's, its own included."""
-    return head.number - inclusion.block + 1 >= confirmations
+def is_deep(block: int, head: BlockHead, confirmations: int) -> bool:
+    """Return whether enough blocks stand on one, its own included, for what is in it to be final."""
+    return head.number - block + 1 >= confirmations
 
 
-def closed(entry: Entry) -> Entry:
-    """Note the end of an entry: one attempt was mined, or none, and the others cannot be any more."""
+def closed(entry: Entry, at_s: int) -> Entry:
+    """Note the end of an entry at a time: one attempt was mined, or none, and the others cannot be any more."""
     used = entry.intent.inclusion.tx_hash if entry.intent.inclusion else None
     attempts = tuple(
         replace(each, state=AttemptState.MINED if each.tx_hash == used else AttemptState.REPLACED)
         for each in entry.attempts
     )
-    return Entry(replace(entry.intent, state=IntentState.FINAL), attempts)
+    return Entry(replace(entry.intent, state=IntentState.FINAL, settled_s=at_s), attempts)
 
 
 def attempt_of(entry: Entry, tx_hash: TxHash) -> Attempt:
@@ -122,11 +130,19 @@ def outcome(
     if rival is not None and rival.log.block_number <= receipt.block_number:
         by = f"taken by 0x{rival.liquidator.hex()} in block {rival.log.block_number}"
         return replace(ended, result=Result.LOST, reason=Reason.LOST_RACE, detail=by)
-    if receipt.gas_used >= intent.gas_limit:
-        return replace(ended, result=Result.REVERTED, reason=Reason.REVERTED, detail="out of gas")
-    reason, detail = revert or (Reason.REVERTED, "the call works again on the state of its block")
-    if reason is Reason.LOST_RACE:
-        return replace(ended, result=Result.LOST, reason=reason, detail=detail)
-    if reason is Reason.SIMULATION_REVERTED:
-        reason = Reason.REVERTED
-    return replace(ended, result=Result.REVERTED, reason=reason, detail=detail)
+    reason, detail = _blame(receipt, intent.gas_limit, revert)
+    return replace(
+        ended, result=Result.LOST if reason is Reason.LOST_RACE else Result.REVERTED, reason=reason, detail=detail
+    )
+
+
+def _blame(receipt: Receipt, gas_limit: int, revert: tuple[Reason, str] | None) -> tuple[Reason, str]:
+    """Say why a transaction reverted: for want of gas, or for what the call says when it is run again."""
+    if receipt.gas_used >= gas_limit:
+        return Reason.REVERTED, "out of gas"
+    if revert is not None:
+        reason, detail = revert
+        return (Reason.REVERTED if reason is Reason.SIMULATION_REVERTED else reason), detail
+    if _NEARLY_ALL * receipt.gas_used >= (_NEARLY_ALL - 1) * gas_limit:
+        return Reason.REVERTED, f"out of gas inside: {receipt.gas_used} of {gas_limit} used, and it works with more"
+    return Reason.REVERTED, "the call works again on the state of its block"

@@ -1,14 +1,14 @@
-"""The only holder of the key. It signs nothing that its policy does not name."""
+"""The only holder of the key, and what any holder of one is to the sender. Nothing is signed that the policy does not name."""
 
 import json
 from dataclasses import dataclass, field
-from typing import Final, Never, Self
+from typing import Final, Never, Protocol, Self
 
 from coincurve import PrivateKey
 from eth_hash.auto import keccak
 
 from keeper.domain.units import Address, TxHash, Wei
-from keeper.errors import ConfigurationError, Unsafe
+from keeper.errors import ConfigurationError, Transient, Unsafe
 from keeper.execution.envelope import Transaction, signed_bytes, unsigned_bytes
 
 APPROVE: Final = bytes.fromhex("095ea7b3")
@@ -19,6 +19,10 @@ _BAD_KEYSTORE: Final = "the keystore cannot be opened: the password is wrong or 
 
 class PolicyRefused(Unsafe):
     """Something asked for a signature that the policy forbids. Nothing was signed."""
+
+
+class SignerFailed(Transient):
+    """No signature came, or a wrong one. Nothing was sent; the same may be asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,34 @@ class Signed:
     tx_hash: TxHash
 
 
+class Signatory(Protocol):
+    """Whoever signs for one address, in this process or elsewhere."""
+
+    policy: SigningPolicy
+
+    @property
+    def address(self) -> Address:
+        """Return the account."""
+        ...
+
+    @property
+    def is_remote(self) -> bool:
+        """Return whether what is to be signed leaves the process before it is signed."""
+        ...
+
+    async def signed(self, transaction: Transaction) -> Signed:
+        """Return a transaction's signature, checked.
+
+        Raises: PolicyRefused; SignerFailed.
+        """
+        ...
+
+
 class Signer:
     """Signs for one address. It cannot be printed, copied or pickled into giving the key away."""
 
     __slots__ = ("_key", "address", "policy")
+    is_remote = False
 
     def __init__(self, key: PrivateKey, policy: SigningPolicy) -> None:
         """Hold the key; use `from_hex` or `from_keystore` to make one."""
@@ -91,9 +119,7 @@ class Signer:
 
         Raises: PolicyRefused.
         """
-        refusal = self.refusal(transaction)
-        if refusal is not None:
-            raise PolicyRefused(f"refused to sign: {refusal}")
+        enforce(self.policy, self.address, transaction)
         signature = self._key.sign_recoverable(keccak(unsigned_bytes(transaction)), hasher=None)
         raw = signed_bytes(
             transaction,
@@ -103,31 +129,50 @@ class Signer:
         )
         return Signed(raw, TxHash(keccak(raw)))
 
-    def refusal(self, transaction: Transaction) -> str | None:
-        """Say why a transaction must not be signed, or None."""
-        policy = self.policy
-        if transaction.chain_id != policy.chain_id or policy.chain_id <= 0:
-            return f"chain {transaction.chain_id} is not {policy.chain_id}"
-        is_payable = (transaction.to, transaction.data[:4]) in policy.payable
-        if transaction.value_wei != 0 and not (is_payable and 0 < transaction.value_wei <= policy.max_value_wei):
-            return f"it sends {transaction.value_wei} wei of value"
-        if transaction.max_fee_wei > policy.max_fee_wei:
-            return f"a fee of {transaction.max_fee_wei} wei is above the cap of {policy.max_fee_wei}"
-        if not 0 <= transaction.tip_wei <= transaction.max_fee_wei:
-            return "the tip is above the fee"
-        if transaction.gas_limit > policy.max_gas_limit:
-            return f"a gas limit of {transaction.gas_limit} is above the cap of {policy.max_gas_limit}"
-        return None if self._is_allowed(transaction.to, transaction.data) else f"the call to 0x{transaction.to.hex()}"
+    async def signed(self, transaction: Transaction) -> Signed:
+        """Sign at once: the key is here.
 
-    def _is_allowed(self, to: Address, data: bytes) -> bool:
-        if to == self.address:
-            return not data
-        if data[:4] == APPROVE:
-            return len(data) == 68 and (to, Address(data[16:36])) in self.policy.approvals and not any(data[4:16])
-        return len(data) >= 4 and (to, data[:4]) in self.policy.calls
+        Raises: PolicyRefused.
+        """
+        return self.sign(transaction)
 
     def __repr__(self) -> str:
         return f"Signer(0x{self.address.hex()})"
 
     def __reduce__(self) -> Never:
         raise TypeError("a signer cannot be copied or pickled")
+
+
+def enforce(policy: SigningPolicy, owner: Address, transaction: Transaction) -> None:
+    """Let pass what a policy allows the account to sign.
+
+    Raises: PolicyRefused, saying why.
+    """
+    why = refusal(policy, owner, transaction)
+    if why is not None:
+        raise PolicyRefused(f"refused to sign: {why}")
+
+
+def refusal(policy: SigningPolicy, owner: Address, transaction: Transaction) -> str | None:
+    """Say why a transaction must not be signed, or None."""
+    if transaction.chain_id != policy.chain_id or policy.chain_id <= 0:
+        return f"chain {transaction.chain_id} is not {policy.chain_id}"
+    is_payable = (transaction.to, transaction.data[:4]) in policy.payable
+    if transaction.value_wei != 0 and not (is_payable and 0 < transaction.value_wei <= policy.max_value_wei):
+        return f"it sends {transaction.value_wei} wei of value"
+    if transaction.max_fee_wei > policy.max_fee_wei:
+        return f"a fee of {transaction.max_fee_wei} wei is above the cap of {policy.max_fee_wei}"
+    if not 0 <= transaction.tip_wei <= transaction.max_fee_wei:
+        return "the tip is above the fee"
+    if transaction.gas_limit > policy.max_gas_limit:
+        return f"a gas limit of {transaction.gas_limit} is above the cap of {policy.max_gas_limit}"
+    is_allowed = _is_allowed(policy, owner, transaction.to, transaction.data)
+    return None if is_allowed else f"the call to 0x{transaction.to.hex()}"
+
+
+def _is_allowed(policy: SigningPolicy, owner: Address, to: Address, data: bytes) -> bool:
+    if to == owner:
+        return not data
+    if data[:4] == APPROVE:
+        return len(data) == 68 and (to, Address(data[16:36])) in policy.approvals and not any(data[4:16])
+    return len(data) >= 4 and (to, data[:4]) in policy.calls

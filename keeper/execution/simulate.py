@@ -128,9 +128,10 @@ class Simulator:
 
     def explain(self, key: PositionKey | None, data: bytes) -> tuple[Reason, str]:
         """Name a revert in its market's words."""
-        if key is None:
+        market = self._markets.get(key.market) if key else None  # it may have left the chain file meanwhile
+        if market is None:
             return Reason.SIMULATION_REVERTED, f"0x{data[:100].hex()}"
-        reason, text = self._markets[key.market].calls.decode_revert(data)
+        reason, text = market.calls.decode_revert(data)
         return (Reason.SIMULATION_REVERTED if reason is Reason.UNKNOWN else reason), text[:256]
 
     async def _each(self, head: BlockHead, calls: Sequence[Call]) -> Sequence[Simulated]:

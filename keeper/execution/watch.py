@@ -12,11 +12,11 @@ from keeper.domain.units import BlockHash, TxHash
 from keeper.errors import Stale, Transient
 from keeper.execution.lane import Lane, Slot
 from keeper.execution.policy import SenderPolicy
-from keeper.execution.ports import Network, Observer
-from keeper.execution.settle import Phase, attempt_of, closed, foreign, is_final, look, mined, outcome, unmined
+from keeper.execution.ports import Gate, Network, Observer
+from keeper.execution.settle import Look, Phase, attempt_of, closed, foreign, is_deep, look, mined, outcome, unmined
 from keeper.execution.simulate import Simulator, Step, step_of
 from keeper.store.journal import Journal
-from keeper.store.records import AttemptKind, Changes, Ending, Entry
+from keeper.store.records import AttemptKind, Changes, Ending, Entry, Inclusion
 
 _BLOCKS_KEPT = 256
 
@@ -32,6 +32,7 @@ class _Change:
     events: list[Event] = field(default_factory=list)
     outcome: Outcome | None = None
     is_over: bool = False
+    is_intruded: bool = False
 
 
 class Watch:
@@ -46,22 +47,27 @@ class Watch:
         simulator: Simulator,
         markets: Mapping[str, Market],
         policy: SenderPolicy,
+        gate: Gate,
         observer: Observer,
     ) -> None:
-        """Follow `lane`."""
+        """Follow `lane`, and tell `gate` who else uses the key."""
         self._lane = lane
         self._journal = journal
         self._network = network
         self._simulator = simulator
         self._markets = markets
         self._policy = policy
+        self._gate = gate
         self._observer = observer
         self._blocks: dict[int, BlockHash] = {}
         self._rivals: dict[Step, Taken] = {}
 
     def remember(self, head: BlockHead, taken: Iterable[Taken]) -> None:
-        """Take a head into our chain of hashes, and note who else took what we are after."""
-        if self._blocks.get(head.number - 1, head.parent_hash) != head.parent_hash:
+        """Take a head into our chain of hashes, and note who else took what we are after.
+
+        What no parent links to the head is forgotten: blocks that we missed may have been another fork's.
+        """
+        if self._blocks.get(head.number - 1) != head.parent_hash:
             self._blocks.clear()
         self._blocks = {
             number: known for number, known in self._blocks.items() if head.number - _BLOCKS_KEPT < number < head.number
@@ -77,16 +83,29 @@ class Watch:
                 slot.is_suspect = True
 
     async def standing(self) -> Standing:
-        """Ask for the receipts of every attempt in flight, and take the chain's nonce.
+        """Ask for the chain's nonce, and the receipts of every attempt in flight.
 
         Raises: Transient.
         """
         hashes = [attempt.tx_hash for slot in self._lane.ordered for attempt in slot.entry.attempts]
-        standing = await self._network.standing(self._lane.sender, hashes)
-        strangers = self._lane.observe(standing.nonce)
-        if strangers:
-            self._observer.event("tx.foreign_nonce", nonce=strangers[0], last_nonce=strangers[-1])
-        return standing
+        return await self._network.standing(self._lane.sender, hashes)
+
+    async def claim(self) -> None:
+        """Look up everything that we ever signed for the nonces that nobody holds: what has a receipt is no gap.
+
+        Raises: StoreFailed; Transient.
+        """
+        lane = self._lane
+        lane.claimed = frozenset()
+        hashes = {
+            attempt.tx_hash: nonce
+            for nonce in lane.holes()
+            for entry in await self._journal.entries_at(nonce)
+            for attempt in entry.attempts
+        }
+        if hashes:
+            standing = await self._network.standing(lane.sender, tuple(hashes))
+            lane.claimed = frozenset(hashes[tx_hash] for tx_hash in standing.receipts)
 
     async def settle(self, head: BlockHead, standing: Standing) -> Sequence[Outcome]:
         """Move every nonce to where the chain says it is, and return the plans that ended.
@@ -94,26 +113,56 @@ class Watch:
         Raises: StoreFailed, with nothing changed; Transient.
         """
         changes = []
-        for slot in self._lane.ordered:
-            change = await self._look(slot, standing, head)
+        looks = await self._confirmed([(slot, look(slot, standing, self._blocks)) for slot in self._lane.ordered], head)
+        for slot, found in looks:
+            change = await self._look(slot, found, head)
             if change is not None:
                 changes.append(change)
         if not changes:
             return ()
         endings = [Ending(change.entry.intent.id, change.outcome) for change in changes if change.outcome is not None]
+        self._observer.reached("before_receipt_commit")
         await self._journal.commit(Changes(tuple(change.entry for change in changes), tuple(endings)))
+        self._observer.reached("after_receipt_commit")
         for change in changes:
             self._apply(change, head)
+        for change in changes:
+            if change.is_intruded:
+                await self._gate.intruded(head, change.slot.nonce)
         return [ending.outcome for ending in endings]
 
-    async def _look(self, slot: Slot, standing: Standing, head: BlockHead) -> _Change | None:
+    async def _confirmed(self, looks: Sequence[tuple[Slot, Look]], head: BlockHead) -> Sequence[tuple[Slot, Look]]:
+        """Have receipts that would be final confirmed by a second node; what it does not tell alike was never mined."""
+        asked = [
+            found.receipt for _, found in looks if found.receipt and self._is_deep(found.receipt.block_number, head)
+        ]
+        if not asked:
+            return looks
+        known = await self._network.confirmed(asked)
+        doubted = {each.tx_hash for each in asked if known.get(each.tx_hash) != each}
+        for tx_hash in doubted:
+            self._observer.event("rpc.inconsistent", method="eth_getTransactionReceipt", tx_hash=f"0x{tx_hash.hex()}")
+        return [
+            (slot, Look(Phase.PENDING, is_denied=True) if found.receipt and found.receipt.tx_hash in doubted else found)
+            for slot, found in looks
+        ]
+
+    def _is_ours(self, inclusion: Inclusion) -> bool:
+        """Return whether an unbroken chain of parents leads from the newest head to a block."""
+        return self._blocks.get(inclusion.block) == inclusion.block_hash
+
+    def _is_deep(self, block: int, head: BlockHead) -> bool:
+        return is_deep(block, head, self._policy.confirmations)
+
+    async def _look(self, slot: Slot, found: Look, head: BlockHead) -> _Change | None:
         intent = slot.entry.intent
-        found = look(slot, standing, self._blocks)
         before = intent.inclusion
         change = _Change(slot, slot.entry)
-        slot.has_landed = _has_landed(found.receipt, head)
         if found.phase is not Phase.USED:
             slot.used_heads = 0
+        if found.phase is Phase.PENDING and not found.is_denied and before is not None and self._is_ours(before):
+            return None  # a node that lags: the block is on our chain, so that what it lacks is unknown and not absent
+        slot.has_landed = _has_landed(found.receipt, head)
         if found.phase is Phase.PENDING:
             if before is None:
                 return None
@@ -132,13 +181,15 @@ class Watch:
             if slot.used_heads < self._policy.foreign_after_heads:
                 return None
             change.entry = replace(slot.entry, intent=foreign(intent, head))
-            change.events.append(("tx.foreign_nonce", await self._stranger(slot)))
+            who = await self._stranger(slot)
+            change.is_intruded = not who["is_ours"]
+            change.events.append(("tx.foreign_nonce", who))
         return await self._conclude(change, found.receipt, head)
 
     async def _conclude(self, change: _Change, receipt: Receipt | None, head: BlockHead) -> _Change | None:
         """End a nonce that is deep enough; None when nothing changed."""
         inclusion = change.entry.intent.inclusion
-        if inclusion is None or not is_final(inclusion, head, self._policy.confirmations):
+        if inclusion is None or not self._is_deep(inclusion.block, head):
             return change if change.events else None
         taken: Sequence[Taken] = ()
         revert = None
@@ -151,7 +202,7 @@ class Watch:
                 revert = await self._why(change.entry, receipt)
         rival = self._rivals.get(step_of(opportunity)) if opportunity else None
         change.outcome = outcome(change.entry, receipt, taken, rival, revert)
-        change.entry = closed(change.entry)
+        change.entry = closed(change.entry, head.timestamp_s)
         change.is_over = True
         change.events.append(("tx.finalized", self._named(change.slot, inclusion.tx_hash)))
         return change

@@ -25,6 +25,12 @@ class Why(StrEnum):
     BALANCE_LOW = "balance_low"
     STORAGE_FAILED = "storage_failed"
     LOOP_BLOCKED = "loop_blocked"
+    PAUSED = "paused"
+    HALTED = "halted"
+    BUDGET_SPENT = "budget_spent"
+    BREAKER_OPEN = "breaker_open"
+    LEASE_LOST = "lease_lost"
+    INVARIANT_BROKEN = "invariant_broken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,9 @@ class Health:
         self._stuck_since_s: float | None = None
         self._is_balance_low = False
         self._is_storage_ok = True
+        self._gate = Why.OK
+        self._is_lease_held = True
+        self._broken: frozenset[str] = frozenset()
         self._beat_s = clock.monotonic_s()
 
     def started(self, *, is_sending: bool = False) -> None:
@@ -107,6 +116,18 @@ class Health:
         """Take whether the journal can be written."""
         self._is_storage_ok = is_ok
 
+    def gate(self, shut_by: Why = Why.OK) -> None:
+        """Take what keeps new transactions from being made: a switch, a budget, the breaker; by default nothing."""
+        self._gate = shut_by
+
+    def lease(self, *, is_held: bool) -> None:
+        """Take whether this instance is the one that may send."""
+        self._is_lease_held = is_held
+
+    def invariant(self, name: str, *, holds: bool) -> None:
+        """Take whether something that must always be true is."""
+        self._broken = self._broken - {name} if holds else self._broken | {name}
+
     def beat(self) -> None:
         """Show that the event loop turns."""
         self._beat_s = self._clock.monotonic_s()
@@ -129,6 +150,9 @@ class Health:
             self._nonce_check(now_s),
             _verdict("balance", not self._is_balance_low, Why.BALANCE_LOW),
             _verdict("storage", self._is_storage_ok, Why.STORAGE_FAILED),
+            _verdict("gate", self._gate is Why.OK, self._gate),
+            _verdict("lease", self._is_lease_held, Why.LEASE_LOST),
+            _verdict("invariants", not self._broken, Why.INVARIANT_BROKEN, len(self._broken)),
         ]
         return all(check.ok for check in checks), checks
 

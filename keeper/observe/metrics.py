@@ -73,8 +73,12 @@ class Metrics:
         age = self._plain_gauge("head_age_seconds", "Age of the newest block; NaN before the first")
         age.set_function(self._head_age_s)
         self.loop_lag_seconds = self._plain_gauge("loop_lag_seconds", "How late the event loop's last heartbeat was")
+        self.tasks = self._plain_gauge("tasks", "Tasks of the event loop at its last heartbeat")
         self.reorgs = self._plain_counter("reorgs", "Reorganisations followed")
         self.scan_seconds = self._histogram("scan_seconds", "Time of one pass, by stage", SCAN_S, "stage")
+        self.invariant_violations = self._counter(
+            "invariant_violations", "Times that something which must always be true was not", "id"
+        )
         self.log_dropped = self._plain_counter("log_dropped", "Log lines lost because nobody read them")
 
     def _network(self) -> None:
@@ -89,6 +93,7 @@ class Metrics:
         self.positions = self._gauge("positions", "Positions watched", "market")
         self.positions_liquidatable = self._gauge("positions_liquidatable", "Positions to liquidate now", "market")
         self.quarantined = self._plain_gauge("quarantined", "Positions with impossible values")
+        self.prices_quarantined = self._gauge("prices_quarantined", "Prices that are not acted upon", "market")
         self.parity_checks = self._counter("parity_checks", "Positions compared with the protocol's view", "result")
         self.decisions = self._counter("decisions", "Decisions on liquidatable positions", "outcome", "reason")
 

@@ -19,6 +19,8 @@ from keeper.observe.health import Health
 
 MAX_CONNECTIONS: Final = 64
 MAX_CONNECTION_S: Final = 10.0
+MAX_WAITING: Final = 32
+"""Connections that the system holds for us: as many are accepted at once, before the first of them is counted."""
 MAX_LINE_BYTES: Final = 4096
 MAX_HEADERS: Final = 64
 START_TIMEOUT_S: Final = 5.0
@@ -87,7 +89,7 @@ class Server:
             max_line_size=MAX_LINE_BYTES,
         )
 
-        listener = await loop.create_server(server, sock=listening)
+        listener = await loop.create_server(server, sock=listening, backlog=MAX_WAITING)
         is_up.set()
         await stop.wait()
         listener.close()
@@ -129,7 +131,7 @@ class Server:
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
+        return socket.create_server((host, port), family=family, backlog=MAX_WAITING)
     except OSError as error:
         problem = {
             errno.EADDRINUSE: f"KEEPER_HTTP_PORT: port {port} is in use; choose another, or stop what listens there",

@@ -18,6 +18,9 @@ class Witness:
         elif name == Event.CHAIN_REORG:
             self._metrics.reorgs.inc()
 
+    def reached(self, step: str, /) -> None:
+        """Take that a transaction's life has reached a step: its events and numbers tell of it."""
+
     def request(self, *, node: str, method: str, result: str, seconds: float, requests: int) -> None:
         """Count one exchange with a node: `requests` JSON-RPC calls that shared one round trip."""
         self._metrics.rpc_requests.at(node=node, method=method, result=result).inc()

@@ -19,6 +19,7 @@ from keeper.store.records import (
     Intent,
     IntentState,
     Purpose,
+    Route,
 )
 
 _AMOUNTS: Final = (
@@ -105,6 +106,8 @@ def intent_row(intent: Intent) -> dict[str, Any]:
         "mined_block": mined.block if mined else None,
         "mined_hash": mined.block_hash if mined else None,
         "gas_cost_wei": mined.gas_cost_wei if mined else 0,
+        "created_s": intent.created_s,
+        "settled_s": intent.settled_s,
     }
 
 
@@ -130,11 +133,13 @@ def read_intent(row: RowMapping) -> Intent:
         reason=Reason(row["reason"]) if row["reason"] else None,
         detail=row["detail"],
         inclusion=inclusion,
+        created_s=row["created_s"],
+        settled_s=row["settled_s"],
     )
 
 
-def attempt_row(intent_id: str, attempt: Attempt) -> dict[str, Any]:
-    """Return an attempt as a row."""
+def attempt_row(intent_id: str, number: int, attempt: Attempt) -> dict[str, Any]:
+    """Return an attempt as a row; `number` is its place among the attempts of its intent."""
     return {
         "tx_hash": attempt.tx_hash,
         "intent_id": intent_id,
@@ -146,6 +151,9 @@ def attempt_row(intent_id: str, attempt: Attempt) -> dict[str, Any]:
         "gas_limit": attempt.gas_limit,
         "raw": attempt.raw,
         "first_block": attempt.first_block,
+        "route": attempt.route.value,
+        "expires_block": attempt.expires_block,
+        "number": number,
     }
 
 
@@ -161,6 +169,8 @@ def read_attempt(row: RowMapping) -> Attempt:
         gas_limit=row["gas_limit"],
         raw=row["raw"],
         first_block=row["first_block"],
+        route=Route(row["route"]),
+        expires_block=row["expires_block"],
     )
 
 

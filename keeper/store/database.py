@@ -1,155 +1,115 @@
-"""One SQLite file behind one worker thread. Every call is one transaction; a commit is on the disk when it returns."""
+"""The durable store behind one worker thread. Every call is one transaction; a commit is durable when it returns."""
 
 import asyncio
-import os
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, Self, TypeVar
-from urllib.parse import quote
+from typing import Final, Protocol, Self, TypeVar
 
-from sqlalchemy import Connection, create_engine, event
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import Connection
 
-from keeper.store.faults import Fault, StoreFailed, naming_faults
-from keeper.store.schema import check_pages, claim_chain, migrate, require_current
-
-BUSY_TIMEOUT_MS: Final = 5_000
+from keeper.errors import ConfigurationError
+from keeper.store.faults import Place
+from keeper.store.migration import Reached
+from keeper.store.postgres import PostgresSession
+from keeper.store.sqlite import SqliteSession
 
 T = TypeVar("T")
+
+_SQLITE: Final = "sqlite:///"
+_POSTGRESQL: Final = ("postgresql://", "postgres://")
+
+
+class Session(Protocol):
+    """One dialect's connection. It lives in the worker thread and is used by nobody else."""
+
+    @property
+    def place(self) -> Place:
+        """Return what messages call the store."""
+        ...
+
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction.
+
+        Raises: StoreFailed, with nothing stored unless it says that this is in doubt.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the store."""
+        ...
 
 
 class Database:
     """The only holder of the connection. Close it in the end."""
 
-    def __init__(self, path: Path, connection: Connection, worker: ThreadPoolExecutor) -> None:
-        """Take over an open connection and the thread it lives in; use `open` to make one."""
-        self.path = path
-        self._connection = connection
+    def __init__(self, session: Session, worker: ThreadPoolExecutor) -> None:
+        """Take over an open session and the thread it lives in; use `open` to make one."""
+        self._session = session
         self._worker = worker
 
     @classmethod
-    async def open(cls, path: Path, chain_id: int, *, is_read_only: bool = False) -> Self:
-        """Open or create a chain's database.
+    async def open(
+        cls,
+        location: Path | str,
+        chain_id: int,
+        *,
+        is_read_only: bool = False,
+        is_cache: bool = False,
+        reached: Reached | None = None,
+    ) -> Self:
+        """Open or create a chain's database: a file, or what a `sqlite:///` or `postgresql://` URL names.
 
-        Raises: StoreFailed, naming the fault and the cure.
+        `is_cache`: what a file holds can be built again, so no space is kept for it.
+
+        Raises: StoreFailed, naming the fault and the cure; ConfigurationError.
         """
         worker = ThreadPoolExecutor(1, thread_name_prefix="store")
-        work = _open_to_read if is_read_only else _open_to_write
+
+        def work() -> Session:
+            if is_server(location):
+                return PostgresSession.open(str(location), chain_id, is_read_only=is_read_only, reached=reached)
+            path = file_of(location)
+            return SqliteSession.open(path, chain_id, is_read_only=is_read_only, is_cache=is_cache, reached=reached)
+
         try:
-            connection = await asyncio.get_running_loop().run_in_executor(worker, work, path, chain_id)
+            session = await asyncio.get_running_loop().run_in_executor(worker, work)
         except BaseException:
             worker.shutdown(wait=False)
             raise
-        return cls(path, connection, worker)
+        return cls(session, worker)
+
+    @property
+    def path(self) -> Place:
+        """Return the file, or what messages call a store that is no file."""
+        return self._session.place
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction: all of it is stored, or nothing.
 
+        `work` may be run again where a connection turns out to be dead before anything was committed.
         Raises: StoreFailed.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._transact, work)
+        return await asyncio.get_running_loop().run_in_executor(self._worker, self._session.transact, work)
 
     async def close(self) -> None:
-        """Finish what is queued, close the file and end the thread."""
-        await asyncio.get_running_loop().run_in_executor(self._worker, self._release)
+        """Finish what is queued, close the store and end the thread."""
+        await asyncio.get_running_loop().run_in_executor(self._worker, self._session.close)
         self._worker.shutdown(wait=False)
 
-    def _transact(self, work: Callable[[Connection], T]) -> T:
-        with naming_faults(self.path), self._connection.begin():
-            return work(self._connection)
 
-    def _release(self) -> None:
-        engine = self._connection.engine
-        self._connection.close()
-        engine.dispose()
+def is_server(location: Path | str) -> bool:
+    """Return whether the store is a PostgreSQL server's."""
+    return isinstance(location, str) and location.startswith(_POSTGRESQL)
 
 
-def _open_to_write(path: Path, chain_id: int) -> Connection:
-    with naming_faults(path):
-        _refuse_empty(path)
-        if not path.exists():
-            _create(path, chain_id)
-        connection = _connect(path, "rw")
-        try:
-            with connection.begin():
-                migrate(connection, path)
-                claim_chain(connection, path, chain_id)
-                check_pages(connection, path)
-        except BaseException:
-            _discard(connection)
-            raise
-        return connection
+def file_of(location: Path | str) -> Path:
+    """Return the file of a SQLite database.
 
-
-def _open_to_read(path: Path, chain_id: int) -> Connection:
-    with naming_faults(path):
-        _refuse_empty(path)
-        if not path.exists():
-            raise StoreFailed(Fault.MISSING, path)
-        connection = _connect(path, "ro")
-        try:
-            with connection.begin():
-                require_current(connection, path)
-                claim_chain(connection, path, chain_id)
-        except BaseException:
-            _discard(connection)
-            raise
-        return connection
-
-
-def _refuse_empty(path: Path) -> None:
-    """Refuse a file of no bytes: `_create` never leaves one, so it once held a journal."""
-    if path.exists() and path.stat().st_size == 0:
-        raise StoreFailed(Fault.CORRUPT, path, "the file is empty")
-
-
-def _create(path: Path, chain_id: int) -> None:
-    """Build the file beside its place and move it there whole, so that a crash leaves all of it or nothing."""
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    connection = _connect(draft, "rwc")
-    with connection.begin():
-        migrate(connection, path)
-        claim_chain(connection, path, chain_id)
-    _discard(connection)
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _connect(path: Path, mode: str) -> Connection:
-    """Open one connection whose transactions are begun by us: the driver's own begin would leave DDL outside."""
-    address = f"file:{quote(str(path.absolute()))}?mode={mode}"
-    engine = create_engine(
-        "sqlite://",
-        creator=lambda: sqlite3.connect(
-            address, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False
-        ),
-        poolclass=StaticPool,
-    )
-    begin = "BEGIN" if mode == "ro" else "BEGIN IMMEDIATE"
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
-    event.listen(engine, "connect", _harden)
-    if mode == "rw":
-        event.listen(engine, "connect", _log_ahead)
-    return engine.connect()
-
-
-def _harden(raw: sqlite3.Connection, _record: object) -> None:
-    for pragma in ("foreign_keys = ON", "synchronous = FULL", f"busy_timeout = {BUSY_TIMEOUT_MS}"):
-        raw.execute(f"PRAGMA {pragma}")
-
-
-def _log_ahead(raw: sqlite3.Connection, _record: object) -> None:
-    raw.execute("PRAGMA journal_mode = WAL")
-
-
-def _discard(connection: Connection) -> None:
-    engine = connection.engine
-    connection.close()
-    engine.dispose()
+    Raises: ConfigurationError, without the address, which may hold a password.
+    """
+    if isinstance(location, Path):
+        return location
+    if not location.startswith(_SQLITE):
+        raise ConfigurationError("KEEPER_DATABASE_URL: begin it with sqlite:/// or postgresql://")
+    return Path(location.removeprefix(_SQLITE))

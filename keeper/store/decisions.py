@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, func, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import RowMapping, delete, func, select
 
 from keeper.domain.outcome import Decision, Reason
 from keeper.domain.plan import DecisionRecord
@@ -17,6 +16,7 @@ from keeper.domain.units import Address
 from keeper.store.codec import position_key
 from keeper.store.database import Database
 from keeper.store.schema import decision as table
+from keeper.store.upsert import upsert
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Decisions:
             span.is_dirty = False
         ended, self._ended = self._ended, []
         try:
-            await self._database.run(lambda connection: _write(connection, rows))
+            await self._database.run(lambda connection: upsert(connection, table, rows))
         except BaseException:
             for span in dirty:
                 span.is_dirty = True
@@ -123,12 +123,6 @@ class Decisions:
 
 def _is_same(before: DecisionRecord, now: DecisionRecord) -> bool:
     return (before.decision, before.reason, before.plan_id) == (now.decision, now.reason, now.plan_id)
-
-
-def _write(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    statement = insert(table)
-    values = {column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key}
-    connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values), rows)
 
 
 def _row(span: _Open) -> dict[str, Any]:

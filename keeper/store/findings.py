@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects.sqlite import insert
 
 from keeper.domain.units import BlockHash, PositionId
 from keeper.errors import Unsafe
 from keeper.store.database import Database
 from keeper.store.schema import account, coverage
+from keeper.store.upsert import insert_new, upsert
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,7 @@ class Findings:
                 start = before.from_block
                 if covered.scanned_to <= before.scanned_to:
                     raise Unsafe(f"{covered.market}: block {covered.scanned_to} was scanned before: rewind first")
-            if rows:
-                connection.execute(insert(account).on_conflict_do_nothing(), rows)
+            insert_new(connection, account, rows)
             _write_cursor(connection, Cursor(covered.market, start, covered.scanned_to, covered.scanned_hash))
 
         await self._database.run(work)
@@ -92,10 +91,10 @@ def _read_cursor(connection: Connection, market: str) -> Cursor | None:
 
 
 def _write_cursor(connection: Connection, cursor: Cursor) -> None:
-    values = {
+    row = {
+        "market": cursor.market,
         "from_block": cursor.from_block,
         "scanned_to": cursor.scanned_to,
         "scanned_hash": cursor.scanned_hash,
     }
-    statement = insert(coverage).values(market=cursor.market, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=["market"], set_=values))
+    upsert(connection, coverage, [row])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from keeper.domain.chain import Call
-from keeper.domain.outcome import Reason
+from keeper.domain.outcome import Reason, Result
 from keeper.domain.plan import Outcome
 from keeper.domain.position import Opportunity
 from keeper.domain.units import Address, Base, BlockHash, TxHash, Wei
@@ -34,6 +34,13 @@ class AttemptKind(StrEnum):
     CANCEL = "cancel"
 
 
+class Route(StrEnum):
+    """Where an attempt is sent to: every node, or a relay that shows it to nobody before it is in a block."""
+
+    PUBLIC = "public"
+    PRIVATE = "private"
+
+
 class AttemptState(StrEnum):
     """What is known of one signed transaction. Signed means that it may or may not have left."""
 
@@ -47,7 +54,10 @@ class AttemptState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One signed transaction, kept whole so that exactly the same bytes can be sent again."""
+    """One signed transaction, kept whole so that exactly the same bytes can be sent again.
+
+    A relay gives it up after `expires_block`, where there is one.
+    """
 
     tx_hash: TxHash
     nonce: int
@@ -58,6 +68,8 @@ class Attempt:
     gas_limit: int
     raw: bytes
     first_block: int
+    route: Route = Route.PUBLIC
+    expires_block: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +86,8 @@ class Inclusion:
 class Intent:
     """What we want from one nonce. `fee_limit_wei` is the most one unit of its gas may cost and still pay.
 
-    `id` is the hash of the first attempt.
+    `id` names it for good: the hash of its first attempt, or any name of its own where a signature comes later.
+    `created_s` and `settled_s`, None until it is final, are times of heads.
     """
 
     id: str
@@ -92,14 +105,31 @@ class Intent:
     reason: Reason | None = None
     detail: str = ""
     inclusion: Inclusion | None = None
+    created_s: int = 0
+    settled_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An intent with all its attempts, oldest first."""
+    """An intent with all its attempts, oldest first: none as long as nothing was signed."""
 
     intent: Intent
     attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How one of our intents ended that cost gas. `result` is None where no plan was behind it.
+
+    `is_loss`: the gas bought nothing, as the nonce ended without the work that it was for.
+    """
+
+    intent_id: str
+    created_s: int
+    settled_s: int
+    cost_wei: Wei
+    is_loss: bool
+    result: Result | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ FILES = sorted(CONFIG.glob("*.toml"))
 LIVE = [path for path in FILES if path.stem != "local"]
 
 CHAIN_KEYS = {"chain_id", "name", "native_symbol", "wrapped_native", "block_time_ms", "prices", "markets"}
-OPTIONAL_KEYS = {"data_fee_oracle", "multicall", "explorer"}
+OPTIONAL_KEYS = {"data_fee_oracle", "data_gas_oracle", "multicall", "explorer"}
 MARKET_KEYS = {"name", "protocol", "root", "from_block"}
 OPTION_KEYS = {
     "aave_v3": set[str](),

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from keeper.app import SystemClock
 from keeper.chain.endpoint import nodes_of
 from keeper.chain.rpc import Rpc
 from keeper.chain.view import ChainView, latest_head
@@ -13,6 +12,7 @@ from keeper.domain.ports import Market
 from keeper.domain.units import BASE_UNIT, Address, Base, PositionId
 from keeper.engine.scan import MarketBook
 from keeper.errors import Fatal
+from keeper.parts import SystemClock
 from keeper.protocols.aave_v3 import calls, rules
 from keeper.protocols.aave_v3.contracts import AavePosition, AaveSnapshot
 from keeper.protocols.aave_v3.reader import AaveReader

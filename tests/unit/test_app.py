@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from keeper.app import Signals, _patiently, _signing_policy, fill_books, landing_s
+from keeper.app import Signals, _patiently
 from keeper.chain.backfill import Progress
 from keeper.chain.rpc import Rpc
 from keeper.chain.view import ChainView
@@ -26,6 +26,7 @@ from keeper.domain.units import NATIVE, Address, Base, Wei
 from keeper.engine.plan import Policy
 from keeper.errors import KeeperError, Stale, Transient, Unsafe
 from keeper.execution.signer import SigningPolicy
+from keeper.parts import fill_books, landing_s, signing_policy
 from keeper.scanner import ParityPolicy, Scanner
 from keeper.store.database import Database
 from keeper.store.findings import Findings
@@ -107,7 +108,7 @@ async def test_the_signer_may_do_exactly_what_the_markets_need() -> None:
         payable=frozenset({(address(9), b"old!")}),
         approvals=frozenset({(address(8), address(9))}),
     )
-    after = _signing_policy(before, scanner)
+    after = signing_policy(before, scanner)
     (selector,) = ToyCalls.SELECTORS
     assert after.calls == {(POOL, selector), (ANNEX, selector)}
     assert after.approvals == {(CASH.address, POOL), (CASH.address, ANNEX)}
@@ -127,7 +128,7 @@ async def test_value_may_go_to_what_is_payable_and_only_what_is_pulled_is_approv
     scanner = Scanner([market], chain, policy=POLICY, parity=ParityPolicy(0, 1), clock=Stopwatch(), landing_s=12)
     await scanner.discover(chain.head)
     await scanner.load(chain.head, {})
-    after = _signing_policy(SigningPolicy(1, Wei(7), 5, Wei(3)), scanner)
+    after = signing_policy(SigningPolicy(1, Wei(7), 5, Wei(3)), scanner)
     assert after.payable == {(POOL, b"pay!"), (ANNEX, b"pay!")}
     assert after.calls == {(each, selector) for each in (POOL, ANNEX) for selector in (b"toy!", b"pay!")}
     assert after.approvals == {(CASH.address, ANNEX), (CASH.address, POOL)}

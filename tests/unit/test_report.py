@@ -18,10 +18,11 @@ from keeper.domain.position import Action, PositionKey
 from keeper.domain.units import Base, PositionId, TokenAmount, TxHash, Wei
 from keeper.engine.plan import Policy, accept, skip
 from keeper.errors import Invalid, Stale, Transient
+from keeper.lines import realised_base
 from keeper.observe.attendant import Attendant
 from keeper.observe.health import Health, Thresholds, Why
 from keeper.observe.metrics import Metrics
-from keeper.report import Reporter, realised_base
+from keeper.report import Reporter
 from keeper.scanner import ParityPolicy, Pass, Scanner
 from keeper.store.database import Database
 from keeper.store.decisions import Decisions

@@ -36,7 +36,7 @@ def test_the_chain_and_a_node_are_enough() -> None:
     assert (settings.http_host, settings.http_port) == ("127.0.0.1", 9464)
     assert settings.min_profit_base == 5 * 10**8
     assert settings.max_fee_wei == 200 * 10**9
-    assert settings.database_url == f"sqlite:///{settings.state_dir}/ethereum.sqlite3"
+    assert settings.database_url.reveal() == f"sqlite:///{settings.state_dir}/ethereum.sqlite3"
     assert settings.warnings == ()
 
 
@@ -143,7 +143,7 @@ def test_wei_in_a_gwei_field_is_refused() -> None:
         ("KEEPER_DRAIN_TIMEOUT_S", "forever"),
         ("KEEPER_STATE_DIR", "a\x07b"),
         ("KEEPER_CHAIN", "x" * 2000),
-        ("KEEPER_DATABASE_URL", "postgresql://user:password@host/db"),
+        ("KEEPER_DATABASE_URL", "postgresql://user:password@host"),
         ("KEEPER_DATABASE_URL", "sqlite:///:memory:"),
     ],
 )

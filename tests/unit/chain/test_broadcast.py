@@ -1,6 +1,7 @@
 """Sending: once to each node, never again, every answer named."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -178,3 +179,26 @@ async def test_what_clients_say_has_one_meaning(message: str, verdict: SendVerdi
     assert report.verdict is verdict
     assert sends(node) == 1
     assert report.is_accepted == (verdict is SendVerdict.ALREADY_KNOWN)
+
+
+@pytest.mark.parametrize("is_socket", [False, True])
+async def test_a_transaction_that_may_not_leave_any_more_when_it_is_written_never_does(
+    pool: Pool, node: FakeNode, is_socket: bool
+) -> None:
+    rpc = await (pool(extra=(replace(node.node("rpc-1"), url=node.ws_url),)) if is_socket else pool(node))
+    asked: list[bool] = []
+
+    def stood_still() -> bool:
+        asked.append(True)
+        return False
+
+    rpc.guard_sends(stood_still)
+    report = await rpc.send_raw(RAW)
+    assert [each.verdict for each in report.answers] == [SendVerdict.UNREACHABLE]
+    await asyncio.sleep(0.05)
+    assert asked
+    assert sends(node) == 0
+    assert node.sent == []
+    rpc.guard_sends(lambda: True)
+    await eventually(lambda: bool(rpc.usable()))
+    assert (await rpc.send_raw(RAW)).is_accepted

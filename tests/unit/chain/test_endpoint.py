@@ -10,6 +10,7 @@ from aiohttp import web
 
 from keeper.chain.endpoint import Endpoint, Node, nodes_of
 from keeper.chain.failures import (
+    AnswerTooLarge,
     BadResponse,
     BatchTooLarge,
     MethodMissing,
@@ -189,7 +190,7 @@ async def test_a_huge_answer_is_cut_off_while_it_arrives(pool: Pool, node: FakeN
         return response
 
     node.faults.append(flood)
-    assert isinstance(await failure_of(rpc, HEAD), BadResponse)
+    assert isinstance(await failure_of(rpc, HEAD), AnswerTooLarge)
     assert written < 50 << 20
 
 
@@ -197,7 +198,7 @@ async def test_a_compressed_bomb_counts_by_what_it_expands_to(pool: Pool, node: 
     rpc = await pool(node, options={"max_answer_bytes": 1 << 20})
     bomb = gzip.compress(b'{"jsonrpc":"2.0","id":1,"result":"' + b"0" * (50 << 20) + b'"}')
     node.faults.append(respond(body=bomb, Content_Encoding="gzip"))
-    assert isinstance(await failure_of(rpc, HEAD), BadResponse)
+    assert isinstance(await failure_of(rpc, HEAD), AnswerTooLarge)
     assert await ask(rpc, HEAD) == ["0x4"]
 
 

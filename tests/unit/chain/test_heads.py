@@ -103,7 +103,7 @@ async def test_a_head_that_does_not_follow_is_refused_while_most_nodes_keep_the_
             other.reorg(1, 1)
             heads._offer(other.head)
             await nothing_from(heads)
-            assert rpc.endpoint("rpc-3").health.rank()[0]
+            assert not rpc.endpoint("rpc-3").health.is_fit
 
 
 async def test_a_stuck_node_does_not_hide_the_others_heads(pool: Pool, nodes: list[FakeNode], chain: FakeChain) -> None:

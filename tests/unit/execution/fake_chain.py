@@ -1,7 +1,7 @@
 """A chain small enough to check by hand: one pool, one token, a mempool with geth's rules, blocks, reorgs, and faults."""
 
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -80,6 +80,8 @@ class FakeChain:
     base_fee: int = 10 * GWEI
     data_fee: int = 0
     """What every transaction costs beside its gas, as on a rollup."""
+    data_gas_each: int = 0
+    """The gas that every transaction's data takes, as on another rollup."""
     is_strict_token: bool = False
     """Whether the token refuses to change an allowance that is not zero, as USDT does."""
     is_token_blocked: bool = False
@@ -97,6 +99,8 @@ class FakeChain:
     """Whether broadcasts are kept, and the answer lost."""
     hides_receipts: bool = False
     """Whether the node that answers knows the nonce and not the receipts yet."""
+    disputed: set[TxHash] = field(default_factory=set)
+    """Whose receipts a second node does not have."""
     requests: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -216,14 +220,19 @@ class FakeChain:
         blocked = call.to == POOL and Address(call.data[4:24]) in before.liquidatable
         return Simulated(ok=False, data=b"allowance" if blocked else b"healthy", gas_used=30_000, logs=())
 
-    async def fee_history(self, *, head: BlockHead, blocks: int, percentile: int) -> FeeHistory:
+    async def fee_history(self, *, head: BlockHead, blocks: int, percentiles: Sequence[int]) -> FeeHistory:
         self.requests.append("fee_history")
-        return FeeHistory(Wei(self.base_fee), [Wei(GWEI)] * blocks)
+        past = [block.head.base_fee_wei for block in self.blocks if block.head.number <= head.number]
+        return FeeHistory([*past[-blocks:], Wei(self.base_fee)], [[Wei(GWEI)] * len(percentiles)] * blocks)
 
     async def data_fees(self, payloads: Sequence[bytes], head: BlockHead) -> Sequence[Wei]:
         assert head == self.head
         assert all(len(each) > 60 for each in payloads)  # an envelope and some calldata
         return [Wei(self.data_fee)] * len(payloads)
+
+    async def data_gas(self, calls: Sequence[Call], head: BlockHead) -> Sequence[int]:
+        assert head == self.head
+        return [self.data_gas_each] * len(calls)
 
     async def funds(self, address: Address, head: BlockHead) -> Funds:
         self.requests.append("funds")
@@ -233,6 +242,9 @@ class FakeChain:
         self.requests.append("standing")
         receipts = {} if self.hides_receipts else self.receipts
         return Standing(self.state.nonce, {each: receipts[each] for each in hashes if each in receipts})
+
+    async def confirmed(self, receipts: Sequence[Receipt]) -> Mapping[TxHash, Receipt]:
+        return {each.tx_hash: each for each in receipts if each.tx_hash not in self.disputed}
 
     async def broadcast(self, raw: bytes) -> Sequence[SendAnswer]:
         self.requests.append("broadcast")
@@ -304,22 +316,30 @@ class Wire:
             await self._through("call", lambda: self.chain.call(call, sender=sender, block_hash=block_hash)),
         )
 
-    async def fee_history(self, *, head: BlockHead, blocks: int, percentile: int) -> FeeHistory:
+    async def fee_history(self, *, head: BlockHead, blocks: int, percentiles: Sequence[int]) -> FeeHistory:
         return cast(
             "FeeHistory",
             await self._through(
-                "fee_history", lambda: self.chain.fee_history(head=head, blocks=blocks, percentile=percentile)
+                "fee_history", lambda: self.chain.fee_history(head=head, blocks=blocks, percentiles=percentiles)
             ),
         )
 
     async def data_fees(self, payloads: Sequence[bytes], head: BlockHead) -> Sequence[Wei]:
         return cast("Sequence[Wei]", await self._through("data_fees", lambda: self.chain.data_fees(payloads, head)))
 
+    async def data_gas(self, calls: Sequence[Call], head: BlockHead) -> Sequence[int]:
+        return cast("Sequence[int]", await self._through("data_gas", lambda: self.chain.data_gas(calls, head)))
+
     async def funds(self, address: Address, head: BlockHead) -> Funds:
         return cast("Funds", await self._through("funds", lambda: self.chain.funds(address, head)))
 
     async def standing(self, address: Address, hashes: Sequence[TxHash]) -> Standing:
         return cast("Standing", await self._through("standing", lambda: self.chain.standing(address, hashes)))
+
+    async def confirmed(self, receipts: Sequence[Receipt]) -> Mapping[TxHash, Receipt]:
+        if "confirmed" in self.fail:
+            raise Transient("confirmed failed")
+        return await self.chain.confirmed(receipts)
 
     async def broadcast(self, raw: bytes) -> Sequence[SendAnswer]:
         return cast("Sequence[SendAnswer]", await self._through("broadcast", lambda: self.chain.broadcast(raw)))

@@ -8,9 +8,10 @@ import pytest
 
 from keeper.domain.outcome import Result
 from keeper.execution.policy import SenderPolicy
+from keeper.failpoints import STEPS
 from keeper.store.outcomes import Outcomes
 from keeper.store.records import IntentState, Purpose
-from tests.unit.execution.desk import ALICE, BOB, Desk, desk, new_chain, patient
+from tests.unit.execution.desk import ALICE, BOB, Desk, FarSigner, desk, new_chain, patient
 from tests.unit.execution.fake_chain import GWEI, FakeChain, Fuse, Killed, approval, batch_of, plan_of
 
 Step = Callable[[FakeChain], None]
@@ -71,18 +72,19 @@ async def offer(one: Desk) -> None:
         await one.sender.submit(batch_of(one.chain, *plans, approvals=approvals))
 
 
-async def live(tmp_path: Path, scenario: str, fuse: Fuse) -> dict[Result, int]:
+async def live(tmp_path: Path, scenario: str, fuse: Fuse, *, is_far: bool = False) -> dict[Result, int]:
     """Live a scenario to its end, with one death where the fuse says; return all stored results."""
     steps, policy, _ = SCENARIOS[scenario]
     steps = list(steps)
     chain = new_chain(tmp_path, ALICE, BOB)
     chain.state.allowance = 0
     try:
-        async with desk(chain, policy=policy, fuse=fuse, recover=False) as one:
+        far = FarSigner(chain.journal, fuse) if is_far else None
+        async with desk(chain, policy=policy, fuse=fuse, recover=False, signatory=far) as one:
             await one.sender.recover(chain.head)
             return await live_on(one, steps)
     except Killed:
-        async with desk(chain, policy=policy) as other:
+        async with desk(chain, policy=policy, signatory=FarSigner(chain.journal) if is_far else None) as other:
             return await live_on(other, steps)
 
 
@@ -116,18 +118,53 @@ async def check(last: Desk) -> None:
     assert len(set(ended)) == len(ended)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-async def test_n10_death_at_any_instant_changes_neither_the_chain_nor_the_books(
-    tmp_path_factory: pytest.TempPathFactory, scenario: str
-):
+async def die_everywhere(tmp_path_factory: pytest.TempPathFactory, scenario: str, *, is_far: bool = False) -> int:
+    """Die once at each instant of a scenario, each time with the same end; return how many there were."""
     fuse = Fuse(0)
     expected = SCENARIOS[scenario][2]
-    assert await live(tmp_path_factory.mktemp("whole"), scenario, fuse) == expected
-    assert fuse.burnt > 20
+    assert await live(tmp_path_factory.mktemp("whole"), scenario, fuse, is_far=is_far) == expected
 
     async def die(instant: int) -> None:
-        found = await live(tmp_path_factory.mktemp("dead"), scenario, Fuse(instant))
+        found = await live(tmp_path_factory.mktemp("dead"), scenario, Fuse(instant), is_far=is_far)
         assert found == expected, f"death at instant {instant}"
 
     for first in range(1, fuse.burnt + 1, 16):
         await asyncio.gather(*(die(instant) for instant in range(first, min(first + 16, fuse.burnt + 1))))
+    return fuse.burnt
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_n10_death_at_any_instant_changes_neither_the_chain_nor_the_books(
+    tmp_path_factory: pytest.TempPathFactory, scenario: str
+):
+    assert await die_everywhere(tmp_path_factory, scenario) > 20
+
+
+@pytest.mark.parametrize("scenario", ["mined at once", "lost to a rival"])
+async def test_n10_death_around_a_remote_signature_and_at_any_step_changes_nothing_either(
+    tmp_path_factory: pytest.TempPathFactory, scenario: str
+):
+    assert await die_everywhere(tmp_path_factory, scenario, is_far=True) > 40
+
+
+async def test_every_step_that_can_be_sabotaged_is_reached_on_the_way_to_an_outcome(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain, signatory=FarSigner(chain.journal)) as one:
+        await offer(one)
+        await one.heads(2)
+        assert one.results == [Result.WON]
+    order = list(dict.fromkeys(one.told.steps))
+    assert order == [
+        "after_decide",
+        "after_nonce",
+        "after_intent_commit",
+        "after_sign",
+        "after_commit",
+        "before_send",
+        "after_send_before_ack",
+        "after_ack",
+        "before_receipt_commit",
+        "after_receipt_commit",
+    ]
+    beside = {"mid_migration", "mid_snapshot", "mid_shutdown"}
+    assert frozenset(order) == STEPS - beside

@@ -1,6 +1,7 @@
 """The nonce lane as a state machine: whatever the world does, in whatever order, the books and the chain agree."""
 
 import asyncio
+import sqlite3
 import tempfile
 from collections import Counter
 from contextlib import AbstractAsyncContextManager
@@ -9,28 +10,49 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from keeper.chain.phrases import SendVerdict
 from keeper.domain.outcome import Result
 from keeper.execution.verdicts import Accepted
+from keeper.store.faults import PASSING, Fault
 from keeper.store.outcomes import Outcomes
 from keeper.store.records import IntentState, Purpose
 from tests.toy import address
-from tests.unit.execution.desk import Desk, desk, new_chain, patient
+from tests.unit.execution.desk import Desk, FarSigner, Switch, desk, new_chain, patient
 from tests.unit.execution.fake_chain import GWEI, Fuse, Killed, approval, batch_of, plan_of
 
 CONFIRMATIONS = 3
 ACCOUNTS = [address(number) for number in range(1, 5)]
 POLICY = patient(confirmations=CONFIRMATIONS, stale_after_blocks=8)
-REFUSALS = [None, SendVerdict.FEE_TOO_LOW, SendVerdict.INSUFFICIENT_FUNDS, SendVerdict.POOL_FULL]
+REFUSALS = [None, *(each for each in SendVerdict if each not in {SendVerdict.ACCEPTED, SendVerdict.ALREADY_KNOWN})]
+UNSOUND = {
+    "N2: two open intents at one nonce": """
+        select nonce from intent where state in ('live', 'mined') group by nonce having count(*) > 1""",
+    "N2: one transaction booked for two intents": """
+        select mined_tx from intent where mined_tx is not null group by mined_tx having count(*) > 1""",
+    "N11: an attempt that is open where its intent is not, or the other way round": """
+        select a.tx_hash from attempt a join intent i on i.id = a.intent_id
+        where (a.state in ('signed', 'accepted', 'refused')) != (i.state in ('live', 'mined'))""",
+    "N11: an intent is over, and not just one attempt was mined": """
+        select i.id from intent i left join attempt a on a.intent_id = i.id and a.state = 'mined' where i.state = 'final'
+        group by i.id having count(a.tx_hash) != (i.mined_tx is not null)""",
+    "N11: a liquidation that is over without its outcome, or an outcome of one that is not": """
+        select i.id from intent i left join outcome o on o.intent_id = i.id
+        where (i.state = 'final' and i.purpose = 'liquidation') != (o.intent_id is not null)""",
+    "N1: an attempt at another nonce than its intent's": """
+        select a.tx_hash from attempt a join intent i on i.id = a.intent_id where a.nonce != i.nonce""",
+}
+"""What no journal may ever hold."""
 
 
 class LaneMachine(RuleBasedStateMachine):
     """One signer, four accounts, one chain that does what it likes."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(is_far=st.booleans())
+    def begin(self, is_far: bool) -> None:
+        self.is_far = is_far
+        self.gate = Switch()
         self.folder = tempfile.TemporaryDirectory()
         self.loop = asyncio.new_event_loop()  # a Runner would take away the one that pytest-asyncio has set
         self.chain = new_chain(Path(self.folder.name), *ACCOUNTS)
@@ -43,8 +65,9 @@ class LaneMachine(RuleBasedStateMachine):
     def open(self) -> None:
         """Start a process on the same files; it may die while it recovers, and then another one starts."""
         while True:
+            self.far = FarSigner(self.chain.journal, self.fuse) if self.is_far else None
             self.place: AbstractAsyncContextManager[Desk] = desk(
-                self.chain, policy=POLICY, fuse=self.fuse, recover=False
+                self.chain, policy=POLICY, fuse=self.fuse, recover=False, signatory=self.far, gate=self.gate
             )
             self.one = self.loop.run_until_complete(self.place.__aenter__())
             try:
@@ -123,6 +146,20 @@ class LaneMachine(RuleBasedStateMachine):
     def set_failing(self, failing: set[str]) -> None:
         self.one.wire.fail = failing
 
+    @rule(fault=st.sampled_from([None, *sorted(PASSING)]))
+    def set_storage(self, fault: Fault | None) -> None:
+        self.one.journal.fault = fault
+
+    @rule(is_paused=st.booleans(), is_halted=st.booleans())
+    def switch(self, is_paused: bool, is_halted: bool) -> None:
+        self.gate.is_paused, self.gate.is_halted = is_paused, is_halted
+
+    @precondition(lambda self: self.is_far)
+    @rule(silent_from=st.one_of(st.none(), st.integers(0, 3)))
+    def set_signer(self, silent_from: int | None) -> None:
+        assert self.far is not None
+        self.far.silent_from = silent_from
+
     @rule()
     def die_between(self) -> None:
         self.bury()
@@ -131,6 +168,23 @@ class LaneMachine(RuleBasedStateMachine):
     @rule(instants=st.integers(1, 12))
     def die_soon(self, instants: int) -> None:
         self.fuse.at = self.fuse.burnt + instants
+
+    @invariant()
+    def the_books_are_sound(self) -> None:
+        """N1, N2 and N11 on the disk; the lane's nonces are the journal's, without a gap of our own making."""
+        with sqlite3.connect(f"file:{self.chain.journal}?mode=ro", uri=True) as books:
+            found = {what: rows for what, query in UNSOUND.items() if (rows := books.execute(query).fetchall())}
+            query = (
+                "select nonce from intent i where state in ('live', 'mined') and exists "
+                "(select 1 from attempt a where a.intent_id = i.id) order by nonce"
+            )
+            stored = [nonce for (nonce,) in books.execute(query).fetchall()]
+        books.close()
+        assert found == {}
+        lane = self.one.sender._lane
+        assert sorted(lane.slots) == stored
+        used = [slot.nonce for slot in lane.ordered if slot.nonce >= lane.mined_nonce]
+        assert used == list(range(lane.next_nonce - len(used), lane.next_nonce)), "N3: a gap between our own"
 
     def teardown(self) -> None:
         if not hasattr(self, "one"):
@@ -150,6 +204,10 @@ class LaneMachine(RuleBasedStateMachine):
         self.chain.base_fee = 10 * GWEI
         self.fuse.at = 0
         self.one.wire.fail = set()
+        self.one.journal.fault = None
+        self.gate.is_paused = self.gate.is_halted = False
+        if self.far is not None:
+            self.far.silent_from = None
         for _ in range(40):
             self.chain.mine()
             self.follow()

@@ -13,12 +13,13 @@ from sqlalchemy import Connection, create_engine, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from keeper.errors import ExitCode, StorageFailed
-from keeper.store import database as module
+from keeper.store import sqlite as module
 from keeper.store.database import Database
 from keeper.store.faults import Fault, StoreFailed, naming_faults
 from keeper.store.journal import Journal
+from keeper.store.migration import STEPS, migrate, read_version
 from keeper.store.records import Changes
-from keeper.store.schema import STEPS, meta, migrate, read_version
+from keeper.store.schema import meta
 from tests.unit.store.values import CHAIN_ID, SENDER, entry
 
 ROOT = Path(__file__).parents[3]

@@ -21,9 +21,9 @@ from keeper.store.decisions import Decisions
 from keeper.store.faults import Fault, StoreFailed
 from keeper.store.findings import Cursor, Findings
 from keeper.store.journal import Journal
+from keeper.store.migration import STEPS
 from keeper.store.outcomes import Outcomes
-from keeper.store.records import Changes
-from keeper.store.schema import STEPS
+from keeper.store.records import Changes, Route
 from tests.unit.store.values import CHAIN_ID, HUGE, SENDER, address, decision, entry, intent, opportunity, outcome
 
 VERSION_1 = """
@@ -186,6 +186,21 @@ def columns_of(path: Path) -> dict[str, set[tuple[str, str, int, str | None, int
         found = {name: {each[1:] for each in connection.execute(f"PRAGMA table_info({name})")} for name in tables}
     connection.close()
     return found
+
+
+async def test_old_attempts_keep_their_order_and_went_to_everybody(old: Path):
+    with sqlite3.connect(old) as connection:
+        fees = {"max_fee_wei": "9", "tip_wei": "1", "gas_limit": 1}
+        names = {"intent_id": intent(4).id, "nonce": 4, "kind": "send", "state": "signed"}
+        for tx_hash in (b"z" * 32, b"a" * 32):
+            put(connection, "attempt", tx_hash=tx_hash, **names, **fees, raw=b"", first_block=100)
+    connection.close()
+    database = await Database.open(old, CHAIN_ID)
+    (found,) = await Journal(database, SENDER).open_entries()
+    assert [each.tx_hash[:1] for each in found.attempts[1:]] == [b"z", b"a"]
+    assert {(each.route, each.expires_block) for each in found.attempts} == {(Route.PUBLIC, None)}
+    assert (found.intent.created_s, found.intent.settled_s) == (0, None)
+    await database.close()
 
 
 async def test_an_intent_without_an_opportunity_has_none_afterwards(old: Path):
