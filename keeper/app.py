@@ -191,10 +191,11 @@ class Keeper:
 
     def _tell_office(self, office: Office) -> None:
         """Tell health what keeps the sender from beginning anything new."""
-        if office.warden is not None:
+        is_waiting = office.understudy is not None and not office.understudy.is_leading
+        if office.warden is not None and not is_waiting:
             self.health.gate(next((_GATES.get(hold, Why.BUDGET_SPENT) for hold in office.warden.holds), Why.OK))
         if office.understudy is not None:
-            self.health.lease(is_held=office.understudy.is_leading)
+            self.health.lease(is_held=not is_waiting)
 
 
 @asynccontextmanager

@@ -161,10 +161,11 @@ class Settings(BaseSettings):
         "120", "Most transactions to begin within a minute"
     )
     breaker_losses: Annotated[int, BeforeValidator(Whole(1, 1000))] = _setting(
-        "8", "Begin nothing new for a while after so many transactions in a row that won nothing"
+        "12",
+        "Begin nothing new for a while after so many transactions in a row that won nothing, lost races among them",
     )
     breaker_pause_s: Annotated[int, BeforeValidator(Whole(1, 86_400))] = _setting(
-        "60", "For how long at first; a single transaction then decides whether to go on, or to wait twice as long"
+        "30", "For how long at first; a single transaction then decides whether to go on, or to wait twice as long"
     )
     halt_on_foreign_nonce: bool = _setting(
         "false", "`true`: sign nothing any more once somebody else has used the key; `keeper resume` lifts it"

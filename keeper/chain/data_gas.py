@@ -8,7 +8,7 @@ from keeper.chain.rpc import Rpc
 from keeper.chain.wire import Answer, bytes_of, hex_of, pinned, present
 from keeper.domain.chain import BlockHead, Call
 from keeper.domain.units import Address
-from keeper.errors import Stale
+from keeper.errors import Stale, Transient
 
 _WORD: Final = 32
 _ANSWER: Final = 3 * _WORD
@@ -26,17 +26,17 @@ async def data_gas(rpc: Rpc, oracle: Address, calls: Sequence[Call], head: Block
     block = pinned(head.hash)
     asked = [{"to": hex_of(oracle), "data": hex_of(_call(each))} for each in calls]
 
-    def decode(answers: Sequence[Answer]) -> tuple[int, ...]:
-        found = [bytes_of(present(each)) for each in answers]
-        amounts = tuple(int.from_bytes(each[:_WORD]) for each in found)
-        if any(len(each) != _ANSWER for each in found) or any(each >= _MOST for each in amounts):
-            raise ValueError("the contract that should tell the gas for data told something else")
-        return amounts
+    def decode(answers: Sequence[Answer]) -> list[bytes]:
+        return [bytes_of(present(each)) for each in answers]
 
     try:
-        return await rpc.ask([("eth_call", (call, block)) for call in asked], decode, is_pinned=True)
+        found = await rpc.ask([("eth_call", (call, block)) for call in asked], decode, is_pinned=True)
     except BlockUnknown as gone:
         raise Stale(f"block {head.number} is gone: {gone}") from None
+    amounts = tuple(int.from_bytes(each[:_WORD]) for each in found)
+    if any(len(each) != _ANSWER for each in found) or any(each >= _MOST for each in amounts):  # no node's fault
+        raise Transient("the contract that should tell the gas for data told something else")
+    return amounts
 
 
 def _call(call: Call) -> bytes:

@@ -128,7 +128,7 @@ class HttpTransport:
             raise RateLimited(self._alias, "HTTP 429", retry_after(response.headers))
         try:
             found = envelopes(await self._read(response, _ERROR_BODY_LIMIT))
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, AnswerTooLarge):
             found = []
         if found and all(len(memoryview(item.error)) for item in found):
             return found

@@ -93,7 +93,7 @@ class Sender:
         )
         self._tend = Tend(
             lane=self._lane,
-            journal=journal,
+            stock=self._stock,
             dispatch=dispatch,
             simulator=simulator,
             preparation=self._preparation,

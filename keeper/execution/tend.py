@@ -15,7 +15,7 @@ from keeper.execution.prepare import Preparation
 from keeper.execution.route import Fallback, PrivatePolicy, has_expired, is_hidden, is_over, unhidden
 from keeper.execution.signer import SignerFailed
 from keeper.execution.simulate import Simulator
-from keeper.store.journal import Journal
+from keeper.execution.stock import Stock
 from keeper.store.records import Attempt, AttemptKind, AttemptState, Changes, Entry, Intent, IntentState, Purpose
 
 Why = tuple[Reason, str]
@@ -38,7 +38,7 @@ class Tend:
         self,
         *,
         lane: Lane,
-        journal: Journal,
+        stock: Stock,
         dispatch: Dispatch,
         simulator: Simulator,
         preparation: Preparation,
@@ -48,7 +48,7 @@ class Tend:
     ) -> None:
         """Look after `lane`."""
         self._lane = lane
-        self._journal = journal
+        self._stock = stock
         self._dispatch = dispatch
         self._simulator = simulator
         self._preparation = preparation
@@ -56,8 +56,7 @@ class Tend:
         self._private = private
         self._observer = observer
         self._holes: dict[int, int] = {}
-        self._unsigned: Sequence[Intent] = ()
-        """What the journal has as live and no signature is kept for."""
+        self._is_capped = False
 
     async def tend(self, head: BlockHead) -> None:
         """Replace what is stuck or has lost its point, and send the rest again where due.
@@ -102,16 +101,13 @@ class Tend:
         market = await self._preparation.market(head)
         bid = quote(market.modest, self._policy.fees.max_fee_wei, self._policy.fees)
         if isinstance(bid, Reason):
-            self._observer.event("limit.tripped", limit="max_fee", reason=bid.value)
+            self._tell_cap(ripe[0])
             return
         intents = [self._filler(nonce, head, market.transfer_gas, bid) for nonce in ripe]
         if self._dispatch.is_remote:
-            left = [replace(each, state=IntentState.VOID) for each in self._unsigned]
-            await self._journal.commit(Changes(tuple(Entry(intent, ()) for intent in (*left, *intents))))
-            self._unsigned = intents
+            await self._stock.commit_unsigned(intents)
         entries, void = await self._signed_fillers(intents, head, bid)
-        await self._journal.commit(Changes((*entries, *void)))
-        self._unsigned = ()
+        await self._stock.commit(Changes((*entries, *void)))
         if not entries:
             return
         self._lane.add(entries, head.number)
@@ -207,7 +203,7 @@ class Tend:
         fees, intent = self._policy.fees, slot.entry.intent
         bid = bump(slot.bid, market.modest, fees.max_fee_wei, fees)
         if bid is None:
-            self._observer.event("limit.tripped", limit="max_fee", nonce=slot.nonce)
+            self._tell_cap(slot.nonce)
             return None
         attempt = await self._dispatch.sign_transfer(
             nonce=slot.nonce, gas=market.transfer_gas, quote=bid, block=head.number
@@ -224,8 +220,9 @@ class Tend:
     async def _replace(self, made: Sequence[_Replacement], head: BlockHead) -> None:
         if not made:
             return
-        await self._journal.commit(Changes(tuple(each.entry for each in made)))
+        await self._stock.commit(Changes(tuple(each.entry for each in made)))
         before = [each.slot.newest for each in made]
+        self._is_capped = False
         for each in made:
             each.slot.entry, each.slot.waiting_block = each.entry, head.number
             each.slot.is_underpriced = False
@@ -249,7 +246,7 @@ class Tend:
                 slot.entry = replace(slot.entry, attempts=kept)
                 changed.append(slot.entry)
         if changed:
-            await self._journal.commit(Changes(tuple(changed)))
+            await self._stock.commit(Changes(tuple(changed)))
 
     def _filler(self, nonce: int, head: BlockHead, gas: int, bid: FeeQuote) -> Intent:
         call = Call(self._lane.sender, b"", Wei(0))
@@ -289,6 +286,12 @@ class Tend:
                 return signed, [Entry(each, ()) for each in late]
             signed.append(Entry(intent, (attempt,)))
         return signed, []
+
+    def _tell_cap(self, nonce: int) -> None:
+        """Tell once that the operator's cap forbids what the line waits for, until something is replaced again."""
+        if not self._is_capped:
+            self._is_capped = True
+            self._observer.event("limit.tripped", limit="max_fee", nonce=nonce)
 
     def _tell(self, name: str, slot: Slot, attempt: Attempt) -> None:
         self._observer.event(

@@ -28,6 +28,11 @@ class Session(Protocol):
         """Return what messages call the store."""
         ...
 
+    @property
+    def is_short_of_space(self) -> bool:
+        """Return whether the space that was kept for the worst case is used up."""
+        ...
+
     def transact(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction.
 
@@ -83,6 +88,11 @@ class Database:
     def path(self) -> Place:
         """Return the file, or what messages call a store that is no file."""
         return self._session.place
+
+    @property
+    def is_short_of_space(self) -> bool:
+        """Return whether the disk was full and only the space that was kept for that lets anything be stored."""
+        return self._session.is_short_of_space
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction: all of it is stored, or nothing.

@@ -3,11 +3,12 @@
 A span grows in memory and is written by `flush`, so an account that is dust for a month costs one row.
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import RowMapping, delete, func, select
+from sqlalchemy import Connection, RowMapping, delete, func, select
 
 from keeper.domain.outcome import Decision, Reason
 from keeper.domain.plan import DecisionRecord
@@ -48,7 +49,6 @@ class Decisions:
         self._open: dict[PositionKey, _Open] = {}
         self._ended: list[_Open] = []
         self._head: int | None = None
-        self._next_row: int | None = None
 
     def record(self, head: int, records: Iterable[DecisionRecord]) -> None:
         """Note one head's decisions: each extends its account's span, or ends it and starts another."""
@@ -78,25 +78,19 @@ class Decisions:
         dirty = [span for span in (*self._ended, *self._open.values()) if span.is_dirty]
         if not dirty:
             return
-        if self._next_row is None:
-            query = select(func.coalesce(func.max(table.c.id), 0))
-            highest = await self._database.run(lambda connection: connection.execute(query).scalar_one())
-            self._next_row = int(highest) + 1
-        for span in dirty:
-            if span.row is None:
-                span.row = self._next_row
-                self._next_row += 1
         rows = [_row(span) for span in dirty]
         for span in dirty:
             span.is_dirty = False
         ended, self._ended = self._ended, []
         try:
-            await self._database.run(lambda connection: upsert(connection, table, rows))
+            numbers = await self._database.run(lambda connection: _write(connection, rows))
         except BaseException:
             for span in dirty:
                 span.is_dirty = True
             self._ended = ended + self._ended
             raise
+        for span, number in zip(dirty, numbers, strict=True):
+            span.row = number
 
     async def of_account(self, account: Address, limit: int = 100) -> tuple[Span, ...]:
         """Return an account's latest decisions in every market, newest first, as far as they were flushed."""
@@ -123,6 +117,15 @@ class Decisions:
 
 def _is_same(before: DecisionRecord, now: DecisionRecord) -> bool:
     return (before.decision, before.reason, before.plan_id) == (now.decision, now.reason, now.plan_id)
+
+
+def _write(connection: Connection, rows: list[dict[str, Any]]) -> list[int]:
+    """Write spans and return their numbers: new ones follow the highest, whoever wrote that."""
+    highest = connection.execute(select(func.coalesce(func.max(table.c.id), 0))).scalar_one()
+    following = itertools.count(int(highest) + 1)
+    numbers = [next(following) if row["id"] is None else int(row["id"]) for row in rows]
+    upsert(connection, table, [row | {"id": number} for row, number in zip(rows, numbers, strict=True)])
+    return numbers
 
 
 def _row(span: _Open) -> dict[str, Any]:

@@ -59,6 +59,9 @@ _KEEPALIVE: Final[dict[str, Any]] = {
 class PostgresSession:
     """The connection to a chain's schema, made anew where it breaks."""
 
+    is_short_of_space = False
+    """What a server keeps of its disk is its own affair."""
+
     def __init__(self, url: str, chain_id: int, *, is_read_only: bool) -> None:
         """Connect to nothing yet; use `open` to make one."""
         self.schema = f"keeper_{chain_id}"

@@ -27,6 +27,7 @@ class SqliteSession:
         self.place = path
         self._connection = connection
         self._reserve = reserve
+        self.is_short_of_space = False
 
     @classmethod
     def open(cls, path: Path, chain_id: int, *, is_read_only: bool, is_cache: bool, reached: Reached | None) -> Self:
@@ -49,6 +50,7 @@ class SqliteSession:
         except StoreFailed as failed:
             if failed.fault is not Fault.FULL or self._reserve is None or not self._reserve.give_up():
                 raise
+            self.is_short_of_space = True
             return self._once(work)
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ DROP_TO_PERCENT: Final = 85
 QUIET_HEADS: Final = 2
 PATIENCE_S: Final = 60.0
 MOST_BLOCKS: Final = 30
+_CHEAP_WEI: Final = 10**6
 _SPEC: Final = DevnetSpec(generations=(GENERATION,), n_positions=30)
 
 
@@ -63,7 +64,11 @@ class Stage:
         return Program(self.operator.folder / f"run-{self.runs}", environment, "run")
 
     async def drop_prices(self, percent: int = DROP_TO_PERCENT) -> None:
-        """Make several positions liquidatable in one new block."""
+        """Make several positions liquidatable in one new block, where gas costs next to nothing.
+
+        What a thin profit allows would otherwise depend on the block in which a process happens to send.
+        """
+        await self.devnet.chain.set_next_base_fee(_CHEAP_WEI)
         market = self.devnet.markets[GENERATION]
         prices = await market.prices()
         await market.set_prices({name: prices[name] * percent // 100 for name in MAJORS if name in prices})

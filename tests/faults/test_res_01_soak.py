@@ -8,7 +8,7 @@ from tests.faults.recovery import Recovery
 from tests.soak.figures import Report, Wish
 from tests.soak.soak import soak
 
-SHORT = Wish(seconds=40, seed=9, gap_s=(5, 7), positions=30)
+SHORT = Wish(seconds=40, seed=9, gap_s=(4, 6), lasting_s=(2, 4), positions=30)
 LONG = Wish(seconds=300, seed=10, gap_s=(8, 16), positions=30)
 
 

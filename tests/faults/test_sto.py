@@ -135,11 +135,13 @@ async def test_sto_02_the_space_that_was_kept_lets_what_is_in_flight_be_noted(
     kept = disk.folder / "1.sqlite3.reserve"
     assert kept.stat().st_blocks * 512 >= module.RESERVE_BYTES
     disk.fill()
+    assert not database.is_short_of_space
     journal = Journal(database, SENDER)
     nonce = 0
     while kept.exists():
         await journal.commit(Changes((entry(nonce),)))
         nonce += 1
+    assert database.is_short_of_space
     await journal.commit(Changes((entry(nonce),)))
     assert len(await journal.open_entries()) == nonce + 1
     await database.close()

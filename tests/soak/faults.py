@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, closing
@@ -19,7 +20,6 @@ from tests.faults.proxy import Call, Fault, View
 from tests.soak.scene import GRACE_S, Scene
 
 _GWEI: Final = 10**9
-_SHORT_S, _LONG_S = 4.0, 12.0
 _FILL_BYTES: Final = 2**20
 _STRANGER: Final = "0x" + "42" * 20
 
@@ -39,16 +39,16 @@ class Kind:
 
 async def _lasting(scene: Scene) -> float:
     """Let a fault last for a while and return how long that was."""
-    seconds = scene.random.uniform(_SHORT_S, _LONG_S)
+    seconds = scene.random.uniform(*scene.wish.lasting_s)
     await asyncio.sleep(seconds)
     return seconds
 
 
-def at_one(make: Callable[[Scene], Fault], *, is_lie: bool = False, views: tuple[int, ...] = (0, 2)) -> Does:
-    """Give one endpoint a fault for a while: one that speaks HTTP, unless told otherwise."""
+def at_one(make: Callable[[Scene], Fault], *, is_lie: bool = False) -> Does:
+    """Give one endpoint a fault for a while; `is_lie`: what the keeper reads of the state may be wrong meanwhile."""
 
     async def does(scene: Scene) -> str:
-        view = scene.views[scene.random.choice(views)]
+        view = scene.random.choice(scene.views)
         begin_s = scene.keeper.now_s
         fault = view.add(make(scene))
         try:
@@ -98,7 +98,7 @@ class Half(rules.Break):
 
     def __init__(self, scene: Scene) -> None:
         super().__init__()
-        self._random = scene.random
+        self._random = random.Random(scene.wish.seed)
 
     def takes(self, calls: Sequence[Call]) -> bool:
         return self._random.random() < 0.5 and super().takes(calls)
@@ -215,7 +215,9 @@ async def suspend(scene: Scene) -> str:
 
 
 async def fill_disk(scene: Scene) -> str:
-    """Leave the journal no space, also not what it gives up of its own."""
+    """Leave the journal no space: neither within its write-ahead log, nor in what it gives up of its own."""
+    with closing(sqlite3.connect(scene.database, timeout=5)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     seconds, waste = scene.random.uniform(6, 10), scene.state_dir / "waste"
     deadline_s = scene.keeper.now_s + seconds
     with ExitStack() as stack:
@@ -304,9 +306,9 @@ KINDS: Final = (
     Kind("an endpoint says null", at_one(lambda _: rules.null())),
     Kind("an endpoint mixes ids up", at_one(lambda _: rules.wrong_id())),
     Kind("an endpoint leaves answers out", at_one(lambda _: rules.missing_item())),
-    Kind("an endpoint is stale", at_one(lambda scene: rules.stale(scene.random.randint(2, 6)), views=(0, 1, 2))),
-    Kind("an endpoint goes back and forth", at_one(lambda _: rules.rewind(0, 3), views=(0, 1, 2))),
-    Kind("an endpoint is on a fork", at_one(lambda scene: rules.fork(scene.height), views=(0, 1, 2))),
+    Kind("an endpoint is stale", at_one(lambda scene: rules.stale(scene.random.randint(2, 6)))),
+    Kind("an endpoint goes back and forth", at_one(lambda _: rules.rewind(0, 3))),
+    Kind("an endpoint is on a fork", at_one(lambda scene: rules.fork(scene.height))),
     Kind("an endpoint is on another chain", at_one(lambda _: rules.wrong_chain(1))),
     Kind("an endpoint lies about contracts", at_one(lambda _: rules.lie("eth_call", lying_call), is_lie=True)),
     Kind(

@@ -10,11 +10,15 @@ MIB: Final = 1_024
 
 @dataclass(frozen=True)
 class Wish:
-    """How long, how often, how much. `gap_s`: the pause from one fault's beginning to the next one's."""
+    """How long, how often, how much. `gap_s`: the pause from one fault's beginning to the next one's.
+
+    `lasting_s`: how long a fault lasts that has no length of its own.
+    """
 
     seconds: float = 1_800.0
     seed: int = 1
     gap_s: tuple[float, float] = (20.0, 60.0)
+    lasting_s: tuple[float, float] = (4.0, 12.0)
     positions: int = 60
     block_s: int = 1
     only: tuple[str, ...] = ()

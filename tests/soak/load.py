@@ -1,6 +1,7 @@
 """What goes on at the market for all the time: prices walk, borrowers come, a rival is sometimes faster."""
 
 import asyncio
+import random
 from dataclasses import replace
 from typing import Final
 
@@ -35,7 +36,7 @@ class Load:
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
-        self._random = scene.random
+        self._random = random.Random(f"{scene.wish.seed}/load")
         self._level = 100.0
         self._trend = -1
         self._start: dict[str, int] = {}

@@ -34,6 +34,7 @@ MAX_HEAD_AGE_S: Final = 5
 GRACE_S: Final = 8
 _TICK_S: Final = 0.5
 _LOOK_S: Final = 0.1
+_LATE_S: Final = 1
 _STATE_MIB: Final = 160
 _POOLED: Final = frozenset({"eth_sendRawTransaction", "eth_getTransactionByHash"})
 
@@ -53,6 +54,7 @@ class Scene:
     """The moment that all times count from, by `time.monotonic`."""
     before: Balances
     random: random.Random
+    """Decides on the faults alone, so that a seed repeats them whatever else happens."""
     has_small_disk: bool
     base_fee_wei: int = BASE_FEE_WEI
     is_stalled: bool = False
@@ -67,6 +69,7 @@ class Scene:
     """What was seen to break an invariant while it happened: its name, and what was seen."""
     lies: list[tuple[float, float]] = field(default_factory=list)
     """When an endpoint lied about the state, so that the audit may have seen a difference."""
+    _timed_block: int = 0
     hiccups: list[str] = field(default_factory=list)
     """What the load could not do, as the chain moved under it."""
 
@@ -110,20 +113,32 @@ class Scene:
         )
 
     async def tick(self) -> None:
-        """Hold the base fee, give the node what waited for it, and forget what was asked: for ever."""
+        """Hold the base fee and the time, give the node what waited, and forget what was asked: for ever."""
         while True:
-            await self.chain.set_next_base_fee(self.base_fee_wei + self.random.randrange(BASE_FEE_WEI // 20))
-            await promote(self.proxy, self.pool)
+            await self._keep_time()
+            await self.chain.set_next_base_fee(self.base_fee_wei + int(time.time() * 10) % 20 * BASE_FEE_WEI // 400)
+            try:
+                await promote(self.proxy, self.pool)
+            except RuntimeError as error:  # the nonce was used, or somebody else promoted it just now
+                self.hiccups.append(str(error))
             for view in self.views:
                 view.forget()
             await asyncio.sleep(_TICK_S)
 
+    async def _keep_time(self) -> None:
+        """Let blocks be stamped by the clock again: the node's reorganisations leave it some seconds behind."""
+        newest = await self.chain.header()
+        number, late_s = int(newest["number"], 16), int(time.time() - int(newest["timestamp"], 16))
+        if late_s > _LATE_S and not self.is_stalled and number > self._timed_block + 2:
+            await self.chain.increase_time(late_s)
+            self._timed_block = number
+
 
 def settings_of(proxy: FaultProxy) -> dict[str, str]:
-    """Return what the operator has set; the second endpoint is a websocket, the third one's address holds a secret."""
+    """Return what the operator has set; the second endpoint also speaks websocket, the third one's address holds a secret."""
     first, second, third = proxy.views
     return {
-        "RPC_URLS": f"{first.url},{second.ws_url},{third.url}",
+        "RPC_URLS": f"{first.url},{second.url},{second.ws_url},{third.url}",
         "LOG_LEVEL": "debug",
         "MAX_HEAD_AGE_S": str(MAX_HEAD_AGE_S),
         "CONFIRMATIONS": "5",

@@ -23,15 +23,16 @@ from tests.soak.watched import SECRETS
 
 BLINDS: Final = frozenset(each.name for each in KINDS if each.blinds)
 MOST_RECOVERY_S: Final = 30.0
+SOON_BLOCKS: Final = 2
 NOTICE_S: Final = MAX_HEAD_AGE_S + 4.0
 """A block is too old after so long; a sample is taken each second, and the machine may be busy."""
 WARM_UP_SHARE: Final = 0.2
 WARM_UP_S: Final = 120.0
 RSS_GROWTH_SHARE: Final = 0.10
 RSS_GROWTH_KIB: Final = 16 * MIB
-DESCRIPTORS_GROWTH: Final = 6
+DESCRIPTORS_GROWTH: Final = 12
 THREADS_GROWTH: Final = 2
-TASKS_GROWTH: Final = 10
+TASKS_GROWTH: Final = 12
 _LIES_LAST_S: Final = 10.0
 _SHOWN: Final = 5
 
@@ -362,7 +363,11 @@ def _figures(scene: Scene, report: Report, books: Books) -> None:
     calm = [each for each in asked if not any(begin <= each.at_s <= end for begin, end in busy)]
     unready = [each for each in calm if not each.is_ready]
     reasons = sorted({reason for each in unready for reason in each.reasons})
+    restarts = {each.name for each in KINDS if each.ends_process}
+    lasting = [each for each in report.faults if each.kind not in restarts]
+    soon = [each for each in lasting if each.recovery_blocks is not None and each.recovery_blocks <= SOON_BLOCKS]
     report.figures |= {
+        "acting again within two blocks": f"after {len(soon)} of {len(lasting)} faults that left the process alive",
         "blocks": str(books.statement.after.block - scene.before.block),
         "liquidations": str(len(books.statement.liquidations)),
         "transactions mined": f"{books.statement.transactions}, {books.statement.reverted} of them reverted",

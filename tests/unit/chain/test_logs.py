@@ -149,3 +149,32 @@ def test_the_fields_of_a_filter_are_worked_out_once() -> None:
     assert fields == {"address": ["0x" + POOL.hex()], "topics": [["0x" + EVENT.hex()]]}
     assert filter_fields(LogFilter(frozenset({POOL}), frozenset({EVENT}))) is fields
     assert filter_fields(LogFilter(frozenset(), frozenset())) == {}
+
+
+def test_a_sparse_bloom_all_but_promises_a_log_and_a_full_one_promises_nothing() -> None:
+    head = FakeChain().mine((POOL, EVENT, b""), (OTHER, OTHER_EVENT, b""))
+    assert BloomTest(WANTED).is_likely(head.logs_bloom)
+    assert not BloomTest(LogFilter(frozenset({ALICE}), frozenset({EVENT}))).is_likely(head.logs_bloom)
+    assert not BloomTest(WANTED).is_likely(b"\xff" * 256)
+    assert not BloomTest(LogFilter(frozenset(), frozenset())).is_likely(head.logs_bloom)
+
+
+async def test_an_empty_answer_that_the_bloom_contradicts_is_asked_of_every_node(
+    pool: Pool, nodes: list[FakeNode], chain: FakeChain
+) -> None:
+    rpc = await pool(*nodes)
+    logs = BlockLogs(rpc)
+    head = chain.mine((POOL, EVENT, b"1"))
+    nodes[0].methods["eth_getLogs"] = lambda _query: []
+    assert [log.data for log in await logs.read([head], WANTED)] == [b"1"]
+    assert not rpc.endpoint("rpc-1").health.is_fit
+
+
+async def test_a_lone_nodes_empty_answer_is_taken_without_another_request(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    logs = BlockLogs(await pool(node))
+    head = chain.mine((POOL, EVENT, b"1"))
+    node.methods["eth_getLogs"] = lambda _query: []
+    assert await logs.read([head], WANTED) == []
+    assert len(node.posts) == 1

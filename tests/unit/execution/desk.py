@@ -16,12 +16,13 @@ from keeper.execution.envelope import Transaction
 from keeper.execution.fees import FeePolicy
 from keeper.execution.policy import SenderPolicy
 from keeper.execution.ports import OpenGate, SilentObserver
+from keeper.execution.route import PrivatePolicy, Relays
 from keeper.execution.sender import Sender
 from keeper.execution.signer import Signatory, Signed, Signer, SignerFailed, SigningPolicy
 from keeper.store.database import Database
 from keeper.store.faults import Fault, StoreFailed
 from keeper.store.journal import Journal
-from keeper.store.records import Changes
+from keeper.store.records import AttemptState, Changes, Entry, IntentState
 from tests.toy import CASH, POOL, address
 from tests.unit.execution.fake_chain import GWEI, LIQUIDATE, FakeChain, Fuse, Wire, markets
 
@@ -119,8 +120,13 @@ class Switch(OpenGate):
     def __init__(self) -> None:
         self.is_halted = False
         self.is_paused = False
+        self.is_paused_at_refresh = False
         self.halts_when_intruded = False
         self.intruders: list[int] = []
+
+    async def refresh(self, head: BlockHead) -> None:
+        del head
+        self.is_paused = self.is_paused or self.is_paused_at_refresh
 
     def admit(self, wanted: int, head: BlockHead) -> tuple[int, Reason, str]:
         del head
@@ -137,16 +143,27 @@ class MortalJournal(Journal):
 
     fuse = Fuse(0)
     fault: Fault | None = None
+    fault_from: int | None = None
+    """How many more commits succeed before the disk is full."""
     is_committing: asyncio.Event | None = None
 
     async def commit(self, changes: Changes) -> None:
         self.fuse.burn()
         if self.is_committing is not None:
             self.is_committing.set()
+        if self.fault_from is not None:
+            self.fault_from -= 1
+            if self.fault_from < 0:
+                self.fault = Fault.FULL
         if self.fault is not None:
             raise StoreFailed(self.fault, Path("journal"))
         await super().commit(changes)
         self.fuse.burn()
+
+    async def commit_void(self, entry: Entry) -> None:
+        """Give an intent up, as after a refusal by every node."""
+        attempts = tuple(replace(each, state=AttemptState.VOID) for each in entry.attempts)
+        await self.commit(Changes((Entry(replace(entry.intent, state=IntentState.VOID), attempts),)))
 
 
 @dataclass
@@ -205,6 +222,9 @@ async def desk(
     recover: bool = True,
     signatory: Signatory | None = None,
     gate: Switch | None = None,
+    relays: Relays | None = None,
+    private: PrivatePolicy | None = None,
+    wired: type[Wire] = Wire,
 ) -> AsyncIterator[Desk]:
     """Open the journal file and start a sender on it. A fuse kills at each step too where the signer is another's."""
     assert chain.journal is not None
@@ -213,7 +233,7 @@ async def desk(
         chain.journal.write_bytes(await _empty_journal())
     database = await Database.open(chain.journal, CHAIN_ID)
     try:
-        wire, journal = Wire(chain, fuse), MortalJournal(database, signer().address)
+        wire, journal = wired(chain, fuse), MortalJournal(database, signer().address)
         told = Recorder(fuse if signatory else None)
         gate = gate or Switch()
         journal.fuse = fuse
@@ -226,6 +246,8 @@ async def desk(
             policy=policy,
             deliver=outcomes.append,
             gate=gate,
+            relays=relays,
+            private=private,
             observer=told,
         )
         if recover:

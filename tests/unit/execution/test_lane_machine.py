@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from keeper.chain.phrases import SendVerdict
 from keeper.domain.outcome import Result
+from keeper.execution.relay import Word
 from keeper.execution.verdicts import Accepted
 from keeper.store.faults import PASSING, Fault
 from keeper.store.outcomes import Outcomes
@@ -21,6 +22,7 @@ from keeper.store.records import IntentState, Purpose
 from tests.toy import address
 from tests.unit.execution.desk import Desk, FarSigner, Switch, desk, new_chain, patient
 from tests.unit.execution.fake_chain import GWEI, Fuse, Killed, approval, batch_of, plan_of
+from tests.unit.execution.hidden import HIDDEN, FakeRelays, PublicWire
 
 CONFIRMATIONS = 3
 ACCOUNTS = [address(number) for number in range(1, 5)]
@@ -49,13 +51,14 @@ UNSOUND = {
 class LaneMachine(RuleBasedStateMachine):
     """One signer, four accounts, one chain that does what it likes."""
 
-    @initialize(is_far=st.booleans())
-    def begin(self, is_far: bool) -> None:
-        self.is_far = is_far
+    @initialize(is_far=st.booleans(), is_hidden=st.booleans())
+    def begin(self, is_far: bool, is_hidden: bool) -> None:
+        self.is_far, self.is_hidden = is_far, is_hidden
         self.gate = Switch()
         self.folder = tempfile.TemporaryDirectory()
         self.loop = asyncio.new_event_loop()  # a Runner would take away the one that pytest-asyncio has set
         self.chain = new_chain(Path(self.folder.name), *ACCOUNTS)
+        self.relays = FakeRelays(self.chain) if is_hidden else None
         self.highest = self.chain.head.number
         self.accepted: set[str] = set()
         self.strangers = 0
@@ -67,8 +70,18 @@ class LaneMachine(RuleBasedStateMachine):
         while True:
             self.far = FarSigner(self.chain.journal, self.fuse) if self.is_far else None
             self.place: AbstractAsyncContextManager[Desk] = desk(
-                self.chain, policy=POLICY, fuse=self.fuse, recover=False, signatory=self.far, gate=self.gate
+                self.chain,
+                policy=POLICY,
+                fuse=self.fuse,
+                recover=False,
+                signatory=self.far,
+                gate=self.gate,
+                relays=self.relays,
+                private=HIDDEN,
+                wired=PublicWire,
             )
+            if self.relays is not None:
+                self.relays.fuse = self.fuse
             self.one = self.loop.run_until_complete(self.place.__aenter__())
             try:
                 self.loop.run_until_complete(self.one.sender.recover(self.chain.head))
@@ -90,6 +103,9 @@ class LaneMachine(RuleBasedStateMachine):
             self.open()
             return ()
 
+    def make_block(self, **world: Any) -> None:
+        (self.relays or self.chain).mine(**world)
+
     def follow(self) -> None:
         self.highest = max(self.highest, self.chain.head.number)
         self.live(self.one.sender.on_head(self.chain.head, self.chain.blocks[-1].taken))
@@ -104,12 +120,12 @@ class LaneMachine(RuleBasedStateMachine):
 
     @rule(is_empty=st.booleans())
     def mine(self, is_empty: bool) -> None:
-        self.chain.mine(is_empty=is_empty)
+        self.make_block(is_empty=is_empty)
         self.follow()
 
     @rule(which=st.sampled_from(ACCOUNTS), is_empty=st.booleans())
     def rival(self, which: Any, is_empty: bool) -> None:
-        self.chain.mine(rivals=[which], is_empty=is_empty)
+        self.make_block(rivals=[which], is_empty=is_empty)
         self.follow()
 
     @rule(which=st.sampled_from(ACCOUNTS))
@@ -153,6 +169,12 @@ class LaneMachine(RuleBasedStateMachine):
     @rule(is_paused=st.booleans(), is_halted=st.booleans())
     def switch(self, is_paused: bool, is_halted: bool) -> None:
         self.gate.is_paused, self.gate.is_halted = is_paused, is_halted
+
+    @precondition(lambda self: self.is_hidden)
+    @rule(word=st.sampled_from(Word), includes=st.booleans())
+    def set_relays(self, word: Word, includes: bool) -> None:
+        assert self.relays is not None
+        self.relays.word, self.relays.includes = word, includes
 
     @precondition(lambda self: self.is_far)
     @rule(silent_from=st.one_of(st.none(), st.integers(0, 3)))
@@ -209,7 +231,7 @@ class LaneMachine(RuleBasedStateMachine):
         if self.far is not None:
             self.far.silent_from = None
         for _ in range(40):
-            self.chain.mine()
+            self.make_block()
             self.follow()
 
     async def check(self) -> None:
@@ -221,7 +243,8 @@ class LaneMachine(RuleBasedStateMachine):
         entries = [entry for nonce in range(chain.state.nonce) for entry in await self.one.journal.entries_at(nonce)]
         final = [entry for entry in entries if entry.intent.state is IntentState.FINAL]
         used = {entry.intent.inclusion.tx_hash for entry in final if entry.intent.inclusion}
-        ours = {tx_hash for tx_hash in chain.receipts if any(tx.hash == tx_hash for tx in chain.seen)}
+        sent = {tx.hash for tx in chain.seen} | {tx.hash for tx in (self.relays.seen if self.relays else ())}
+        ours = chain.receipts.keys() & sent
         assert ours <= used, "mined and not in the books"
         assert max(Counter(entry.intent.nonce for entry in final).values(), default=1) == 1
         stored = await Outcomes(self.one.database).latest(10_000)
@@ -235,5 +258,5 @@ class LaneMachine(RuleBasedStateMachine):
         assert reverted <= failed
 
 
-LaneMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+LaneMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
 test_n3_the_lane_never_gaps_and_every_plan_ends_once = LaneMachine.TestCase

@@ -97,6 +97,16 @@ async def test_a_new_process_goes_on_with_new_rows(database: Database):
     assert await rows(database) == 2
 
 
+async def test_two_processes_on_one_store_overwrite_nothing_of_each_other(database: Database):
+    one, other = Decisions(database), Decisions(database)
+    for block in (1, 2):
+        for ledger, who in ((one, 1), (other, 2)):
+            ledger.record(block, [decision(block, address(who), plan_id=str(block))])
+            await ledger.flush()
+    assert await rows(database) == 4
+    assert {span.last.key.account for span in await one.latest()} == {address(1), address(2)}
+
+
 async def test_old_spans_are_pruned_by_their_last_block(database: Database):
     ledger = Decisions(database)
     for block in range(1, 6):
