@@ -32,6 +32,7 @@ from keeper.parts import (
     SystemClock,
     fill_books,
     landing_s,
+    librarian_of,
     make_scanner,
     open_rpc,
     signing_policy,
@@ -40,6 +41,7 @@ from keeper.parts import (
 from keeper.report import Reporter
 from keeper.sending import Clerk, Office, account_of, relays_of, signatory_of
 from keeper.settings import Settings
+from keeper.shelving import Librarian
 from keeper.store.audit import Audit
 from keeper.store.database import Database
 from keeper.store.decisions import Decisions
@@ -128,14 +130,15 @@ class Keeper:
             rpc = await stack.enter_async_context(open_rpc(self.settings, self.chain, self.attendant))
             discovery = Discovery(rpc, Findings(database))
             scanner, view = make_scanner(self.settings, self.chain, rpc, account, discovery.catch_up)
-            head = await _patiently(stop, lambda: fill_books(scanner, rpc, discovery, self._on_progress))
+            librarian = await librarian_of(self.settings, self.chain, scanner, self.observer.reached, stack)
+            head = await _patiently(stop, lambda: fill_books(scanner, rpc, discovery, self._on_progress, librarian))
             gc.collect()
             gc.freeze()  # the books stay: no full collection has to walk them
             if signer is not None:
                 signer.policy = signing_policy(signer.policy, scanner)
             clerk = Clerk(self.settings, self.chain, rpc, database, scanner, self.observer, relays)
             office = clerk.office(signer, account, deliver=self._outcomes.append, scored=scored)
-            reporter = self._reporter(clerk, view, discovery, signer=signer, office=office)
+            reporter = self._reporter(clerk, view, discovery, librarian, signer=signer, office=office)
             stack.push_async_callback(reporter.close)
             poll_s = self.settings.poll_interval_ms / 1_000
             heads = await stack.enter_async_context(Heads(rpc, poll_interval_s=poll_s))
@@ -170,7 +173,14 @@ class Keeper:
                 emit(Event.INVARIANT_VIOLATED, id="N11", detail=fault)
 
     def _reporter(
-        self, clerk: Clerk, view: ChainView, discovery: Discovery, *, signer: Signatory | None, office: Office
+        self,
+        clerk: Clerk,
+        view: ChainView,
+        discovery: Discovery,
+        librarian: Librarian,
+        *,
+        signer: Signatory | None,
+        office: Office,
     ) -> Reporter:
         def on_layout() -> None:
             if signer is not None:
@@ -186,11 +196,13 @@ class Keeper:
             requests=lambda: self.attendant.requests_made,
             low_balance_wei=self.settings.low_balance_wei,
             on_layout=on_layout,
-            on_served=lambda: self._tell_office(office),
+            librarian=librarian,
+            on_served=lambda: self._tell_office(office, clerk.database),
         )
 
-    def _tell_office(self, office: Office) -> None:
-        """Tell health what keeps the sender from beginning anything new."""
+    def _tell_office(self, office: Office, database: Database) -> None:
+        """Tell health what keeps the sender from beginning anything new, or soon will."""
+        self.health.disk(is_short=database.is_short_of_space)
         is_waiting = office.understudy is not None and not office.understudy.is_leading
         if office.warden is not None and not is_waiting:
             self.health.gate(next((_GATES.get(hold, Why.BUDGET_SPENT) for hold in office.warden.holds), Why.OK))

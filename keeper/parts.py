@@ -1,9 +1,12 @@
 """The parts that commands and the daemon share, made from settings. `app` puts them together."""
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -12,20 +15,24 @@ from keeper.chain.endpoint import nodes_of
 from keeper.chain.observer import Observer
 from keeper.chain.rpc import Rpc
 from keeper.chain.view import ChainView, latest_head
-from keeper.chainfile import ChainFile
+from keeper.chainfile import ChainFile, MarketConfig
 from keeper.discovery import Discovery
 from keeper.domain.chain import BlockHead
 from keeper.domain.units import Address
 from keeper.engine.plan import Policy
 from keeper.execution.signer import SigningPolicy
+from keeper.observe.events import Event, emit
 from keeper.oracles.guard import GuardPolicy
 from keeper.registry import markets_of
 from keeper.scanner import Census, ParityPolicy, Scanner
 from keeper.settings import Settings
+from keeper.shelving import Librarian, read_blocks
+from keeper.store.bookshelf import Bookshelf, open_shelf
 from keeper.store.control import Control, Switches
 from keeper.store.database import Database
 from keeper.store.faults import Fault, StoreFailed
 from keeper.store.findings import Findings
+from keeper.store.migration import Reached
 
 OnProgress = Callable[[str, Progress], None]
 
@@ -134,17 +141,43 @@ def make_scanner(
 
 
 async def fill_books(
-    scanner: Scanner, rpc: Rpc, discovery: Discovery, on_progress: OnProgress | None = None
+    scanner: Scanner,
+    rpc: Rpc,
+    discovery: Discovery,
+    on_progress: OnProgress | None = None,
+    librarian: Librarian | None = None,
 ) -> BlockHead:
-    """Discover every market and every position, and read them all at the newest head, which is returned."""
+    """Discover every market and every position, and read at the newest head, which is returned, what is not on a shelf."""
     first = await latest_head(rpc)
     await scanner.discover(first)
     for books in scanner.books.values():
         await discovery.catch_up(books.market, first, on_progress)
     head = await latest_head(rpc)  # the chain went on meanwhile, for hours perhaps: no block may be left out
     known = {name: await discovery.catch_up(books.market, head) for name, books in scanner.books.items()}
-    await scanner.load(head, known)
+    await scanner.load(head, known, await librarian.take_down(partial(read_blocks, rpc)) if librarian else {})
     return head
+
+
+async def librarian_of(
+    settings: Settings, chain: ChainFile, scanner: Scanner, reached: Reached, stack: AsyncExitStack
+) -> Librarian:
+    """Open the saved book until the stack ends; one that cannot be opened is done without."""
+    layouts = {each.name: layout_of(chain, each) for each in chain.markets}
+    try:
+        shelf = await open_shelf(store_place(settings), chain.chain_id, reached=reached)
+    except StoreFailed as error:
+        emit(Event.STORAGE_ERROR, error=str(error))
+        return Librarian(None, scanner, layouts)
+    stack.push_async_callback(shelf.close)
+    return Librarian(Bookshelf(shelf, reached), scanner, layouts)
+
+
+def layout_of(chain: ChainFile, market: MarketConfig) -> bytes:
+    """Return what the meaning of a market's saved positions depends on: the program, and what the chain file says."""
+    said = {"program": version("keeper"), "prices": chain.prices.model_dump(), "market": market.model_dump()}
+    return json.dumps(
+        said, sort_keys=True, default=lambda value: value.hex() if isinstance(value, bytes) else str(value)
+    ).encode()
 
 
 async def read_books(

@@ -18,15 +18,19 @@ from keeper.errors import ConfigurationError
 from keeper.oracles.prices import Prices
 from keeper.protocols.aave_v3 import calls as aave_v3_calls
 from keeper.protocols.aave_v3 import rules as aave_v3_rules
+from keeper.protocols.aave_v3.contracts import AavePosition
 from keeper.protocols.aave_v3.reader import AaveReader
 from keeper.protocols.compound_v2 import calls as compound_calls
 from keeper.protocols.compound_v2 import rules as compound_rules
+from keeper.protocols.compound_v2.contracts import CompoundPosition
 from keeper.protocols.compound_v2.reader import CompoundReader
 from keeper.protocols.morpho_blue import calls as morpho_calls
 from keeper.protocols.morpho_blue import rules as morpho_rules
+from keeper.protocols.morpho_blue.contracts import MorphoPosition
 from keeper.protocols.morpho_blue.reader import MorphoReader
 from keeper.protocols.perp_curie import calls as perp_calls
 from keeper.protocols.perp_curie import rules as perp_rules
+from keeper.protocols.perp_curie.contracts import PerpPosition
 from keeper.protocols.perp_curie.reader import PerpReader
 
 GROUP: Final = "keeper.protocols"
@@ -58,7 +62,9 @@ def prices_of(chain: ChainFile) -> Prices:
 def _aave_v3(config: MarketConfig, chain: ChainFile) -> Market:
     Options.read(config)
     reader = AaveReader(config.name, config.root, chain.wrapped_native)
-    return Market(config.name, config.protocol, config.from_block, reader, aave_v3_rules, aave_v3_calls, config.root)
+    return Market(
+        config.name, config.protocol, config.from_block, reader, aave_v3_rules, aave_v3_calls, config.root, AavePosition
+    )
 
 
 class _MorphoOptions(Options):
@@ -87,7 +93,9 @@ def _morpho_blue(config: MarketConfig, chain: ChainFile) -> Market:
         pre_liquidation_factories=frozenset(options.pre_liquidation_factories),
         adaptive_irm=options.irm,
     )
-    return Market(config.name, config.protocol, config.from_block, reader, morpho_rules, morpho_calls, config.root)
+    return Market(
+        config.name, config.protocol, config.from_block, reader, morpho_rules, morpho_calls, config.root, MorphoPosition
+    )
 
 
 class _CompoundOptions(Options):
@@ -99,13 +107,24 @@ class _CompoundOptions(Options):
 def _compound_v2(config: MarketConfig, chain: ChainFile) -> Market:
     options = _CompoundOptions.read(config)
     reader = CompoundReader(config.name, config.root, kind=options.kind, prices=prices_of(chain))
-    return Market(config.name, config.protocol, config.from_block, reader, compound_rules, compound_calls, config.root)
+    return Market(
+        config.name,
+        config.protocol,
+        config.from_block,
+        reader,
+        compound_rules,
+        compound_calls,
+        config.root,
+        CompoundPosition,
+    )
 
 
 def _perp_curie(config: MarketConfig, chain: ChainFile) -> Market:
     Options.read(config)
     reader = PerpReader(config.name, config.root, prices=prices_of(chain))
-    return Market(config.name, config.protocol, config.from_block, reader, perp_rules, perp_calls, config.root)
+    return Market(
+        config.name, config.protocol, config.from_block, reader, perp_rules, perp_calls, config.root, PerpPosition
+    )
 
 
 BUILT_IN: Final[Mapping[str, Bind]] = {

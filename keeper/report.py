@@ -17,6 +17,7 @@ from keeper.observe.events import Event, emit
 from keeper.observe.health import Health
 from keeper.observe.metrics import Metrics
 from keeper.scanner import MarketPass, Pass
+from keeper.shelving import Librarian
 from keeper.store.decisions import Decisions
 from keeper.store.faults import StoreFailed
 from keeper.text import health_text
@@ -59,6 +60,7 @@ class Reporter:
         requests: Callable[[], int],
         low_balance_wei: Wei,
         on_layout: Callable[[], None],
+        librarian: Librarian | None = None,
         on_served: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the places to tell.
@@ -71,6 +73,7 @@ class Reporter:
         self._decisions = decisions
         self._discovery = discovery
         self._ancestor = ancestor
+        self._librarian = librarian
         self._healthy_endpoints = healthy_endpoints
         self._requests = requests
         self._low_balance_wei = low_balance_wei
@@ -154,6 +157,8 @@ class Reporter:
             self._decisions.record(sheet.head, sheet.records)
         self._sheets.clear()
         await self._guarded(self._decisions.flush)
+        if self._librarian is not None:
+            await self._librarian.close()
 
     def _market(self, market: MarketPass, head: BlockHead) -> None:
         name = market.market.name
@@ -292,6 +297,8 @@ class Reporter:
                 await self._decisions.prune(done.head.number - _KEEP_BLOCKS)
 
         await self._guarded(work)
+        if self._librarian is not None:
+            self._librarian.passed(done, self._ancestor)
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do what writes; tell once when it begins to fail, and once when it works again."""

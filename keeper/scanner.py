@@ -7,7 +7,8 @@ on the list until a pass has read them again.
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from keeper.chain.ancestry import Extension
 from keeper.chain.inventory import BalanceReads, read_inventory
@@ -25,6 +26,7 @@ from keeper.engine.scan import Candidate, MarketBook, Scan
 from keeper.errors import Invalid
 from keeper.oracles.guard import GuardPolicy, PriceMove
 from keeper.rounds import all_of, read_each, read_positions, read_tokens
+from keeper.store.bookshelf import Shelf
 
 
 class Chain(Protocol):
@@ -131,6 +133,11 @@ class Scanner:
         self.limits = Limits()
 
     @property
+    def desks(self) -> Mapping[str, Desk]:
+        """Return each market's desk."""
+        return self._desks
+
+    @property
     def books(self) -> Mapping[str, MarketBook]:
         """Return each market's book."""
         return {name: desk.books for name, desk in self._desks.items()}
@@ -154,15 +161,27 @@ class Scanner:
         reads = self._chain.reads(head)
         await asyncio.gather(*(desk.reader.discover(reads) for desk in self._desks.values()))
 
-    async def load(self, head: BlockHead, named: Mapping[str, Sequence[PositionId]], *, chunk: int = 500) -> None:
+    async def load(
+        self,
+        head: BlockHead,
+        named: Mapping[str, Sequence[PositionId]],
+        shelved: Mapping[str, tuple[BlockHead, Shelf[Any]]] = MappingProxyType({}),
+        *,
+        chunk: int = 500,
+    ) -> None:
         """Read positions that are known from before, all at one head; the first pass goes on from there.
 
+        What an earlier process has `shelved` as of a block is not read: the first pass goes on from the oldest of those
+        blocks, and reads what was touched since.
         A market or a position that says what no contract could is read again by the passes.
         """
-        reads = self._chain.reads(head)
+        reads, first = self._chain.reads(head), head
         for name, desk in self._desks.items():
             known = named.get(name, ())
             desk.reader.recall(known)
+            as_of, shelf = shelved.get(name, (head, None))
+            if shelf is not None:
+                desk.reader.recognise(shelf.positions)
             try:
                 await desk.reader.discover(reads)  # of what was recalled
                 desk.snapshot = await desk.reader.snapshot(reads)
@@ -170,11 +189,15 @@ class Scanner:
                 desk.pending |= set(known)
                 desk.is_stale = True
                 continue
+            if shelf is not None:
+                desk.books.put(list(shelf.positions), desk.snapshot)
+                desk.pending |= shelf.aside
+                first, known = min(first, as_of, key=lambda each: each.number), ()
             for start in range(0, len(known), chunk):
                 positions, impossible = await read_positions(desk, reads, known[start : start + chunk])
                 desk.pending |= impossible
-                desk.books.put(positions, desk.snapshot)
-        self._chain.commit(Extension(head, (head,)))
+                desk.put(positions, desk.snapshot)
+        self._chain.commit(Extension(first, (first,)))
 
     def settle(self, outcome: Outcome) -> None:
         """Apply how a plan ended; call between two passes."""

@@ -215,6 +215,7 @@ class ToyReader:
     chain_error_base: int = 0
     discovered: int = 0
     recalled: set[PositionId] = field(default_factory=set)
+    recognised: set[PositionId] = field(default_factory=set)
     known_at_discovery: list[frozenset[PositionId]] = field(default_factory=list)
     discovery_filter: LogFilter = LogFilter(frozenset({POOL}), frozenset({b"\x01" * 32}))
     head_filter: LogFilter = LogFilter(frozenset({POOL}), frozenset({b"\x01" * 32}))
@@ -222,6 +223,10 @@ class ToyReader:
     def recall(self, known: Iterable[PositionId]) -> None:
         """Remember what was named."""
         self.recalled.update(known)
+
+    def recognise(self, positions: Sequence[ToyPosition]) -> None:
+        """Remember what was given back."""
+        self.recognised.update(each.id for each in positions)
 
     async def discover(self, reads: Reads) -> None:
         """Count discoveries."""

@@ -157,6 +157,10 @@ class Reader(Protocol[SnapshotOut, PositionOut]):
         """Take what discovery logs have named so far; a discovery then finds what belongs to it."""
         ...
 
+    def recognise(self, positions: Sequence[Any]) -> None:
+        """Take back positions that were read before, by an earlier process, and remember what reading them would have."""
+        ...
+
     async def discover(self, reads: Reads) -> None:
         """Find everything reachable from the root and from what was recalled; call again after a market change.
 
@@ -250,6 +254,8 @@ class Market:
     rules: Rules[Any, Any]
     calls: Calls
     root: Address = ZERO_ADDRESS
+    position: type[Any] | None = None
+    """The type of its positions, a frozen dataclass, where they may be saved; its reader then has `recognise`."""
 
     @property
     def place(self) -> str:

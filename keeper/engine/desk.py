@@ -56,6 +56,8 @@ class Desk:
         """Positions whose local health is not the chain's."""
         self.impossible: set[PositionId] = set()
         """Positions that could not be read: what the book holds of them is old."""
+        self.unsaved: dict[PositionId, Any] = {}
+        """What was read since the book was last saved; None for a position that owes nothing any more."""
         self.is_stale = False
         self._new: set[PositionId] = set()
         self._taken: list[Taken] = []
@@ -70,6 +72,16 @@ class Desk:
     def held(self) -> frozenset[PositionId]:
         """Return the positions that are read again at every head and not trusted meanwhile."""
         return frozenset(self.quarantined | self.impossible)
+
+    @property
+    def aside(self) -> frozenset[PositionId]:
+        """Return the positions of which the book knows that it holds nothing current."""
+        return frozenset(self.pending | self.impossible)
+
+    def put(self, positions: Sequence[Any], snapshot: Snapshot) -> None:
+        """Take positions that were read into the book."""
+        self.books.put(list(positions), snapshot)
+        self.unsaved.update((each.id, each if each.has_debt else None) for each in positions)
 
     def unwind(self, orphaned: Iterable[BlockHead]) -> None:
         """Read again what the orphaned blocks had touched."""
@@ -116,7 +128,7 @@ class Desk:
         if reading.is_rediscovered:
             self.books.rewrite_rows(reading.snapshot)
             self.is_stale = False
-        self.books.put(list(reading.positions), reading.snapshot)
+        self.put(reading.positions, reading.snapshot)
         held = self.held
         appeared = tuple(sorted(reading.impossible - self.impossible))
         self.impossible = set(reading.impossible)

@@ -85,7 +85,12 @@ class Event(StrEnum):
     TX_REORGED = "tx.reorged", "warning", "tx_hash", "the block of a transaction is gone"
     TX_CANCELLED = "tx.cancelled", "info", "", "an empty transaction took the place of another"
     TX_FOREIGN_NONCE = "tx.foreign_nonce", "error", "nonce", "somebody else sends from our account"
-    TX_UNHIDDEN = "tx.unhidden", "warning", "tx_hash", "no relay had it included in time: every node sees it from now on"
+    TX_UNHIDDEN = (
+        "tx.unhidden",
+        "warning",
+        "tx_hash",
+        "no relay had it included in time: every node sees it from now on",
+    )
     RELAY_FAILED = "relay.failed", "warning", "relay", "a relay refused a transaction, or did not answer"
     TX_GAP_FILLED = "tx.gap_filled", "warning", "nonce", "an empty transaction closes a gap"
     LIQUIDATION_WON = "liquidation.won", "info", "plan_id", "ours was the liquidation"

@@ -24,6 +24,7 @@ class Why(StrEnum):
     NONCE_STUCK = "nonce_stuck"
     BALANCE_LOW = "balance_low"
     STORAGE_FAILED = "storage_failed"
+    DISK_ALMOST_FULL = "disk_almost_full"
     LOOP_BLOCKED = "loop_blocked"
     PAUSED = "paused"
     HALTED = "halted"
@@ -70,6 +71,7 @@ class Health:
         self._stuck_since_s: float | None = None
         self._is_balance_low = False
         self._is_storage_ok = True
+        self._is_disk_short = False
         self._gate = Why.OK
         self._is_lease_held = True
         self._broken: frozenset[str] = frozenset()
@@ -128,6 +130,10 @@ class Health:
         """Take whether something that must always be true is."""
         self._broken = self._broken - {name} if holds else self._broken | {name}
 
+    def disk(self, *, is_short: bool) -> None:
+        """Take whether the journal lives on the space that was kept for an emergency."""
+        self._is_disk_short = is_short
+
     def beat(self) -> None:
         """Show that the event loop turns."""
         self._beat_s = self._clock.monotonic_s()
@@ -150,6 +156,7 @@ class Health:
             self._nonce_check(now_s),
             _verdict("balance", not self._is_balance_low, Why.BALANCE_LOW),
             _verdict("storage", self._is_storage_ok, Why.STORAGE_FAILED),
+            _verdict("disk", not self._is_disk_short, Why.DISK_ALMOST_FULL),
             _verdict("gate", self._gate is Why.OK, self._gate),
             _verdict("lease", self._is_lease_held, Why.LEASE_LOST),
             _verdict("invariants", not self._broken, Why.INVARIANT_BROKEN, len(self._broken)),

@@ -94,9 +94,7 @@ class AaveReader:
     """Read one market; `root` is its PoolAddressesProvider, and `wrapped_native` prices gas."""
 
     def __init__(self, market: str, root: Address, wrapped_native: Address | None) -> None:
-        self._market = market
-        self._root = root
-        self._wrapped_native = wrapped_native
+        self._market, self._root, self._wrapped_native = market, root, wrapped_native
         self._found: _Layout | None = None
         self._missing: set[tuple[str, int]] = set()
 
@@ -158,6 +156,9 @@ class AaveReader:
 
     def _from_pool(self, logs: Iterable[Log], event: bytes) -> Iterator[Log]:
         return (log for log in logs if log.address == self._layout.pool and log.topics[:1] == (event,))
+
+    def recognise(self, positions: Sequence[AavePosition]) -> None:
+        """Take back positions; all that reading them leaves behind is found with the market."""
 
     async def discover(self, reads: Reads) -> None:
         """Find the pool, its oracle and generation, its reserves and eMode categories.

@@ -106,6 +106,10 @@ class CompoundReader:
         """Return this market's liquidations, with the receipts that the liquidator got, and the redemptions."""
         return calls.taken(self._market, self._layout, list(logs))
 
+    def recognise(self, positions: Sequence[CompoundPosition]) -> None:
+        """Take back positions."""
+        self._seen |= {each.id: each for each in positions}
+
     async def discover(self, reads: Reads) -> None:
         """Find the oracle, the cTokens and, in Venus, the pools, the Liquidator and VAI.
 

@@ -49,10 +49,8 @@ class MorphoReader:
         adaptive_irm: Address | None = None,
     ) -> None:
         self._market, self._root, self._prices = market, root, prices
-        self._allow, self._trust = allow, trust
-        self._floor_base = floor_base
-        self._factories = pre_liquidation_factories
-        self._adaptive_irm = adaptive_irm
+        self._allow, self._trust, self._factories = allow, trust, pre_liquidation_factories
+        self._floor_base, self._adaptive_irm = floor_base, adaptive_irm
         self._named_pairs = set(allow)
         self._named_contracts: set[Address] = set()
         self._found: morpho.Layout | None = None
@@ -157,6 +155,11 @@ class MorphoReader:
                 loan, collateral = listing.params.loan, listing.params.collateral
                 taken.append(Taken(PositionKey(self._market, key), liquidator, realised, loan, collateral, log))
         return taken
+
+    def recognise(self, positions: Sequence[MorphoPosition]) -> None:
+        """Take back positions: their pairs are awake, and what they authorised is asked about."""
+        self._awake |= {each.pair for each in positions if each.borrow_shares}
+        self._authorised.update(*(each.authorised for each in positions if each.borrow_shares))
 
     async def discover(self, reads: Reads) -> None:
         """List the pairs and contracts that were named since the last time, and wake the pairs worth reading.
@@ -300,10 +303,8 @@ class MorphoReader:
         for each in wanted:
             shares, collateral = morpho.held(next(answers))
             allowed = tuple(c for c in asked[pair_of(each)] if abi.number(next(answers), "an authorisation"))
-            self._authorised.update(allowed if shares else ())
             found.append(MorphoPosition(each, shares, collateral, allowed))
-            if shares:  # also where a reorganisation took back what had put the pair to sleep
-                self._awake.add(pair_of(each))
+        self.recognise(found)  # also where a reorganisation took back what had put a pair to sleep
         return found
 
     def _authorisation(self, position: PositionId, contract: Address) -> ViewCall:

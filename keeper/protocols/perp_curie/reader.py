@@ -117,6 +117,13 @@ class PerpReader:
             *calls.cancellations(self._layout, self._market, ours),
         ]
 
+    def recognise(self, positions: Sequence[PerpPosition]) -> None:
+        """Take back positions, and the tokens that they are in: a discovery then finds those."""
+        for each in positions:
+            tokens = {stake.base_token for stake in each.stakes} | {token for token, _ in each.collaterals}
+            self._named.update(dict.fromkeys(sorted((tokens | set(each.orders)) - self._named.keys())))
+            self._track(each)
+
     async def discover(self, reads: Reads) -> None:
         """Find the contracts behind the ClearingHouse, and which of the named tokens are markets or collaterals.
 

@@ -63,6 +63,9 @@ class PawnshopReader:
     def recall(self, known: Iterable[PositionId]) -> None:
         """Take nothing: no part of the shop is named by logs."""
 
+    def recognise(self, positions: Sequence[PawnshopPosition]) -> None:
+        """Take nothing: the shop's positions are not saved."""
+
     def named(self, logs: Iterable[Log]) -> frozenset[PositionId]:
         """Return the borrowers that logs name."""
         return self._accounts(logs, self.discovery_filter)

@@ -8,7 +8,7 @@ import pytest
 from keeper.devnet import packages
 from keeper.devnet.packages import Packages, PackageSet, files_key, shipped_files
 
-SETS: tuple[PackageSet, ...] = ("core", "origin", "morpho", "venus", "perp")
+SETS: tuple[PackageSet, ...] = ("core", "origin", "morpho", "venus", "perp", "postgres")
 
 
 def plant(root: Path, *files: str) -> None:
