@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
 from keeper.chain.heads import Heads
+from keeper.chain.observer import LASTING
 from keeper.chain.view import ChainView
 from keeper.chainfile import ChainFile
 from keeper.daemon import Daemon, StopRequested
@@ -252,21 +253,38 @@ async def _patiently(stop: asyncio.Event, step: Callable[[], Awaitable[T]]) -> T
 
 
 class Signals:
-    """SIGTERM and SIGINT: the first asks to stop, the second aborts."""
+    """What comes from outside the work: SIGTERM and SIGINT, of which the first asks to stop and the second aborts.
+
+    Signals that mean nothing to a daemon are ignored. A task that should last for ever and ends by an error aborts too.
+    """
 
     def __init__(self) -> None:
         """Take the running loop's signals."""
         self.stop = asyncio.Event()
         self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._failed)
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, self._take, each.name)
+        for each in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(each, signal.SIG_IGN)  # by default they would kill it in the middle of whatever it does
 
     def _take(self, name: str) -> None:
         if self.stop.is_set():
             emit(Event.KEEPER_STOPPING, reason=f"second {name}: aborting")
-            if self._task is not None:
-                self._task.cancel()
+            self._abort()
         else:
             emit(Event.KEEPER_STOPPING, reason=name)
             self.stop.set()
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if LASTING not in context:
+            loop.default_exception_handler(context)
+            return
+        error = context["exception"]
+        emit(Event.KEEPER_CRASHED, error=f"{context['message']}: {error}", kind=type(error).__name__, exc_info=error)
+        self._abort()
+
+    def _abort(self) -> None:
+        if self._task is not None:
+            self._task.cancel()

@@ -9,6 +9,7 @@ from typing import Final, Self
 from keeper.chain.endpoint import Node
 from keeper.chain.failures import NodeFailure, RpcError
 from keeper.chain.newheads import HeadSubscription
+from keeper.chain.observer import lasting
 from keeper.chain.pace import Pace
 from keeper.chain.rpc import Rpc
 from keeper.chain.turns import Priority
@@ -73,7 +74,7 @@ class Heads:
 
     async def __aenter__(self) -> Self:
         """Open the subscriptions."""
-        self._tasks = [asyncio.create_task(each.run(), name="heads") for each in self._subscriptions]
+        self._tasks = [lasting(asyncio.create_task(each.run(), name="heads")) for each in self._subscriptions]
         return self
 
     async def __aexit__(

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -13,11 +14,23 @@ from keeper.chain.turns import Priority
 from keeper.chain.wire import Answer, Decode, Request, hex_of, logs_of, present
 from keeper.domain.chain import BlockHead, Log, LogFilter
 from keeper.domain.units import BlockHash
-from keeper.errors import Stale
+from keeper.errors import Stale, Transient
 
 _FILTERS_KEPT: Final = 8
+_DOUBTS_KEPT: Final = 64
+_ASKED_AGAIN: Final = 5
+"""How often a block is asked about again whose logs only one node could tell, and left out against all likelihood."""
 _Found: TypeAlias = list[list[Log]]
 """The logs of some blocks, block by block."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A block that should have had logs of a filter, and how often it was asked about again."""
+
+    block: BlockHead
+    wanted: LogFilter
+    times: int
 
 
 class BlockLogs:
@@ -32,33 +45,63 @@ class BlockLogs:
         self._deadline_s = deadline_s
         self._is_bloom_filled = False
         self._tests: OrderedDict[LogFilter, BloomTest] = OrderedDict()
+        self._doubts: OrderedDict[BlockHash, _Doubt] = OrderedDict()
 
     async def read(self, blocks: Sequence[BlockHead], wanted: LogFilter) -> list[Log]:
         """Return the filter's logs of the blocks, in the order of the chain, in one request at most.
 
         Where an answer has none of a block whose bloom all but promises one, every node is asked and the fullest
-        answer counts: too many logs make somebody be read once more, too few would lose him.
+        answer counts: too many logs make somebody be read once more, too few would lose him. Where only one node can be
+        asked, the block is asked about again with the next ones; what that brings comes first in the answer.
         Raises: Transient when no node answers; Stale when a block is gone.
         """
         test = self._test(wanted)
+        late = await self._again(wanted)
         asked = [block for block in blocks if self._may_contain(block, test)]
         if not asked:
-            return []
-        query = filter_fields(wanted)
-        requests: list[Request] = [("eth_getLogs", ({"blockHash": hex_of(block.hash), **query},)) for block in asked]
-        decode = partial(_checked, asked, wanted)
+            return late
+        requests, decode = _asking(asked, wanted), partial(_checked, asked, wanted)
         try:
             found = await self._rpc.ask(requests, decode, priority=Priority.HEAD, deadline_s=self._deadline_s)
         except BlockUnknown as gone:
             raise Stale(f"a block is gone: {gone}") from None
-        if any(not logs and test.is_likely(block.logs_bloom) for block, logs in zip(asked, found, strict=True)):
+        missing = [
+            block for block, logs in zip(asked, found, strict=True) if not logs and test.is_likely(block.logs_bloom)
+        ]
+        if missing and len(self._rpc.usable(requests)) > 1:
             found = await self._fullest(requests, decode, found)
+        elif missing:
+            self._doubts |= {block.hash: _Doubt(block, wanted, 0) for block in missing}
+            while len(self._doubts) > _DOUBTS_KEPT:
+                self._doubts.popitem(last=False)
+        return [*late, *(log for logs in found for log in logs)]
+
+    async def _again(self, wanted: LogFilter) -> list[Log]:
+        """Ask again about blocks that one node alone had no logs of, every node where there are more now."""
+        doubts = [each for each in self._doubts.values() if each.wanted == wanted]
+        if not doubts:
+            return []
+        blocks = [each.block for each in doubts]
+        requests, decode = _asking(blocks, wanted), partial(_checked, blocks, wanted)
+        try:
+            found = await self._rpc.ask(requests, decode, priority=Priority.HEAD, deadline_s=self._deadline_s)
+        except BlockUnknown:  # one of them is gone, and what it had touched is read again anyway
+            self._doubts.clear()
+            return []
+        except Transient:
+            return []
+        is_settled = len(self._rpc.usable(requests)) > 1
+        if is_settled:
+            found = await self._fullest(requests, decode, found)
+        for doubt, logs in zip(doubts, found, strict=True):
+            if logs or is_settled or doubt.times + 1 >= _ASKED_AGAIN:
+                self._doubts.pop(doubt.block.hash, None)
+            else:
+                self._doubts[doubt.block.hash] = replace(doubt, times=doubt.times + 1)
         return [log for logs in found for log in logs]
 
     async def _fullest(self, requests: Sequence[Request], decode: Decode[_Found], found: _Found) -> _Found:
         """Ask every node for the logs of blocks and take the most that any has of each."""
-        if len(self._rpc.usable(requests)) == 1:
-            return found
         answers = await self._rpc.everywhere(requests, decode)
         told = {alias: answer for alias, answer in answers.items() if isinstance(answer, list)}
         fullest = [max(each, key=len) for each in zip(found, *told.values(), strict=True)]
@@ -81,6 +124,11 @@ class BlockLogs:
             if len(self._tests) > _FILTERS_KEPT:
                 self._tests.popitem(last=False)
         return test
+
+
+def _asking(blocks: Sequence[BlockHead], wanted: LogFilter) -> list[Request]:
+    query = filter_fields(wanted)
+    return [("eth_getLogs", ({"blockHash": hex_of(block.hash), **query},)) for block in blocks]
 
 
 @lru_cache(maxsize=_FILTERS_KEPT)

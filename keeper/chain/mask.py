@@ -1,5 +1,6 @@
 """Keeping node addresses, and the keys inside them, out of every text."""
 
+import base64
 import re
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -21,13 +22,17 @@ class Mask:
     __slots__ = ("_secrets",)
 
     def __init__(self, url: str) -> None:
-        """Learn the parts of the address: credentials, host labels, path segments, query values."""
+        """Learn the parts of the address: credentials, as sent too, host labels, path segments, query values, fragment."""
         parts = urlsplit(url)
         host = parts.hostname or ""
         found = {url, parts.netloc, parts.path, parts.query, parts.username or "", parts.password or "", host}
         found |= set(parts.path.split("/")) | {item.partition("=")[2] for item in parts.query.split("&")}
         found |= {label for label in host.split(".") if len(label) >= _SECRET_MIN_LENGTH and not label.isalpha()}
+        found |= {parts.fragment}
         found |= {unquote(item) for item in found}
+        if parts.username or parts.password:
+            pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+            found.add(base64.b64encode(pair.encode()).decode().rstrip("="))
         self._secrets = tuple(sorted((s for s in found if len(s) >= _SECRET_MIN_LENGTH), key=len, reverse=True))
 
     def __repr__(self) -> str:

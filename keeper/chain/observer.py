@@ -1,6 +1,12 @@
 """What the network door tells whoever watches it. Observing never decides."""
 
-from typing import Protocol
+import asyncio
+from typing import Any, Final, Protocol, TypeVar
+
+LASTING: Final = "lasting"
+"""What marks the context of the loop's exception handler where a task ended that should last for ever."""
+
+TaskT = TypeVar("TaskT", bound=asyncio.Task[Any])
 
 
 class Observer(Protocol):
@@ -26,3 +32,15 @@ class SilentObserver:
 
     def event(self, name: str, /, **fields: object) -> None:
         """Ignore an event."""
+
+
+def lasting(task: TaskT) -> TaskT:
+    """Let the loop's exception handler know where a task that should last for ever ends by an error."""
+    task.add_done_callback(_died)
+    return task
+
+
+def _died(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        context = {"message": f"{task.get_name()} died", "exception": error, LASTING: True}
+        task.get_loop().call_exception_handler(context)

@@ -8,7 +8,7 @@ from typing import Final
 from keeper.chain.endpoint import Endpoint
 from keeper.chain.failures import BlockUnknown, NodeFailure, RpcError
 from keeper.chain.health import NodeState
-from keeper.chain.observer import Observer
+from keeper.chain.observer import Observer, lasting
 from keeper.chain.refusals import is_parameter_problem
 from keeper.chain.turns import Priority
 from keeper.chain.wire import Answer, Request, only, present, quantity_of
@@ -19,6 +19,10 @@ from keeper.errors import Unsafe
 _CHECK_TIMEOUT_S: Final = 2.0
 _DIAL_TIMEOUT_S: Final = 5.0
 _LOOK_EVERY_S: Final = 1.0
+_MISSED_CHECK_S: Final = 15.0
+"""How often to look at a node that was refused while it served us well, and without which one at most is left."""
+_ENOUGH_OTHERS: Final = 2
+_REFUSED: Final = frozenset({NodeState.WRONG_CHAIN, NodeState.UNUSABLE})
 _LAG_BLOCKS: Final = 5
 _CAUGHT_UP_BLOCKS: Final = 1
 _WHO: Final[Sequence[Request]] = (("eth_chainId", ()), ("eth_blockNumber", ()))
@@ -61,7 +65,8 @@ class Patrol:
             told = "; ".join(f"{each.alias}: {each.health.reason}" for each in self._endpoints)
             raise Unsafe(f"no node serves chain {chain_id}: {told}")
         self._tasks = [
-            asyncio.create_task(self._watch(endpoint), name=f"patrol {endpoint.alias}") for endpoint in self._endpoints
+            lasting(asyncio.create_task(self._watch(endpoint), name=f"patrol {endpoint.alias}"))
+            for endpoint in self._endpoints
         ]
 
     async def close(self) -> None:
@@ -83,11 +88,13 @@ class Patrol:
                     await endpoint.changed.wait()
 
     def _due_s(self, endpoint: Endpoint) -> float:
-        """Return when to check a node: as planned, but soon where no node at all can be asked."""
-        due_s = endpoint.health.check_due_s
-        if endpoint.health.state is NodeState.UNREACHABLE and not self._others(endpoint):
-            return min(due_s, endpoint.health.checked_s + _LOOK_EVERY_S)
-        return due_s
+        """Return when to check a node: as planned, but soon where no node at all, or only one, can be asked."""
+        health, others = endpoint.health, len(self._others(endpoint))
+        if health.state is NodeState.UNREACHABLE and not others:
+            return min(health.check_due_s, health.checked_s + _LOOK_EVERY_S)
+        if health.is_verified and others < _ENOUGH_OTHERS and health.state in _REFUSED:
+            return min(health.check_due_s, health.checked_s + _MISSED_CHECK_S)
+        return health.check_due_s
 
     def _others(self, endpoint: Endpoint) -> list[Endpoint]:
         """Return the other nodes whose word counts."""

@@ -22,6 +22,7 @@ from keeper.chain.failures import (
     Unauthorised,
     Unreachable,
 )
+from keeper.chain.observer import lasting
 from keeper.chain.wire import Envelope, envelopes
 
 _HEADERS: Final = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
@@ -221,7 +222,8 @@ class WsTransport:
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 failure = connection_failure(self._alias, error)
             else:
-                self._listener = asyncio.create_task(self._listen(self._socket), name=f"{self._alias} websocket")
+                listening = asyncio.create_task(self._listen(self._socket), name=f"{self._alias} websocket")
+                self._listener = lasting(listening)
                 return self._socket
         raise failure
 

@@ -9,6 +9,8 @@ from typing import Final
 
 from asyncio_throttle.throttler import Throttler
 
+from keeper.chain.observer import lasting
+
 _PERIOD_S: Final = 1.0
 """The window that the budget counts in: an ordinary block's few calls go out at once."""
 _THROTTLE_STEP_S: Final = 0.005
@@ -89,7 +91,7 @@ class Turns:
 
     async def _wait(self, priority: Priority, calls: int) -> None:
         if self._dispatcher is None:
-            self._dispatcher = asyncio.create_task(self._dispatch(), name="turns")
+            self._dispatcher = lasting(asyncio.create_task(self._dispatch(), name="turns"))
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._order += 1
         heapq.heappush(self._queue, (priority, self._order, calls, turn))

@@ -202,6 +202,9 @@ class Tend:
         """Take the nonce from its intent; also what is hidden is cancelled where every node sees it: it tells nothing."""
         fees, intent = self._policy.fees, slot.entry.intent
         bid = bump(slot.bid, market.modest, fees.max_fee_wei, fees)
+        if bid is None and is_hidden(slot.newest):  # no node knows what it would have to beat
+            fresh = quote(market.modest, fees.max_fee_wei, fees)
+            bid = None if isinstance(fresh, Reason) else fresh
         if bid is None:
             self._tell_cap(slot.nonce)
             return None

@@ -138,7 +138,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("fault-report"), help="folder of the table as markdown")
     chosen, rest = parser.parse_known_args()
     tally = Tally()
-    everything = ["-m", "", *([] if any(not each.startswith("-") for each in rest) else [str(_HERE)])]
+    everything = ["-m", "", *([] if any(Path(each.partition("::")[0]).exists() for each in rest) else [str(_HERE)])]
     code = int(pytest.main([*everything, *rest], plugins=[tally]))
     rows = [row_of(group, tally) for group in groups()]
     rows.append(total_of(rows))

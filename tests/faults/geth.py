@@ -169,7 +169,7 @@ async def promote(proxy: FaultProxy, pool: Pool) -> None:
         return
     base_fee = await _next_base_fee(proxy)
     for tx in held:
-        if base_fee <= tx.cap_wei:
+        if tx.is_held and base_fee <= tx.cap_wei:  # another view may have been faster
             tx.is_held = False
             await proxy.rpc("eth_sendRawTransaction", tx.raw)
 

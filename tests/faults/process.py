@@ -56,11 +56,11 @@ class Stage:
         """Return the daemon's database."""
         return self.operator.folder / "state" / "local.sqlite3"
 
-    def daemon(self, **settings: str) -> Program:
+    def daemon(self, *, has_key: bool = True, **settings: str) -> Program:
         """Return a daemon to start on the same state."""
         self.runs += 1
         defaults = {"RPC_URLS": ",".join(self.proxy.urls), "DRAIN_TIMEOUT_S": "1"} | settings
-        environment = self.operator.environment(is_live=True, **defaults)
+        environment = self.operator.environment(is_live=has_key, **defaults)
         return Program(self.operator.folder / f"run-{self.runs}", environment, "run")
 
     async def drop_prices(self, percent: int = DROP_TO_PERCENT) -> None:

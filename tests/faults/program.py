@@ -80,7 +80,9 @@ class Program:
         """Return the log's lines of one event so far; of all where none is named."""
         lines = (self.folder / "stdout").read_bytes().split(b"\n")[:-1]
         return [
-            line for raw in lines if name.encode() in raw and (line := json.loads(raw)).get("event") == name or not name
+            line
+            for raw in lines
+            if (name.encode() in raw and (line := json.loads(raw)).get("event") == name) or not name
         ]
 
     async def wait_for(self, wanted: Callable[["Program"], object], timeout_s: float = PATIENCE_S) -> None:

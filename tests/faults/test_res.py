@@ -167,6 +167,14 @@ async def die(self, *args, **more):
     raise RuntimeError("nobody foresaw this")
 sender.Sender.on_head = die
 """,
+    "the patrol": """
+import asyncio
+from keeper.chain import patrol
+async def die(self, *args, **more):
+    await asyncio.sleep(1)
+    raise RuntimeError("nobody foresaw this")
+patrol.Patrol._watch = die
+""",
     "the end of the heads": """
 from keeper.chain import heads
 async def end(self):

@@ -141,16 +141,19 @@ async def hang_all(scene: Scene) -> str:
 
 
 async def reorganise(scene: Scene) -> str:
+    """Replace the last blocks, one of which has a transaction of the keeper where there is one at all."""
     depth, goes_back = scene.random.randint(1, 3), scene.random.random() < 0.7
+    lost = await scene.busy()
+    await scene.blocks(1)
     await scene.chain.rpc("anvil_reorg", depth, [])
     back = await reinject(scene.proxy, scene.pool) if goes_back else []
-    return f"depth {depth}, {f'{len(back)} transactions back in the pool' if goes_back else 'transactions forgotten'}"
+    return f"depth {depth}, {lost} of ours, {f'{len(back)} transactions back in the pool' if goes_back else 'transactions forgotten'}"
 
 
 async def drop_transactions(scene: Scene) -> str:
-    count = int((await scene.chain.rpc("txpool_status"))["pending"], 16)
+    count = await scene.busy()
     await scene.chain.rpc("anvil_dropAllTransactions")
-    return f"{count} were pending"
+    return f"{count} of ours were pending"
 
 
 async def spike(scene: Scene) -> str:
@@ -175,11 +178,11 @@ async def stall(scene: Scene) -> str:
 
 
 async def kill(scene: Scene) -> str:
-    in_flight = (await scene.keeper.metrics()).get("keeper_inflight", 0)
+    pending = await scene.busy()
     await scene.keeper.kill()
     scene.keeper.read()
     scene.keeper.start()
-    return f"{in_flight:.0f} in flight"
+    return f"{pending} of ours were pending"
 
 
 async def terminate(scene: Scene) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -69,6 +70,7 @@ class Scene:
     """What was seen to break an invariant while it happened: its name, and what was seen."""
     lies: list[tuple[float, float]] = field(default_factory=list)
     """When an endpoint lied about the state, so that the audit may have seen a difference."""
+    _newest: int = 0
     _timed_block: int = 0
     hiccups: list[str] = field(default_factory=list)
     """What the load could not do, as the chain moved under it."""
@@ -97,6 +99,15 @@ class Scene:
     async def nonce(self) -> int:
         """Return the keeper's next nonce by the chain."""
         return int(await self.chain.rpc("eth_getTransactionCount", self.operator.address, "latest"), 16)
+
+    async def busy(self, timeout_s: float = 15.0) -> int:
+        """Wait until transactions of the keeper are in the pool, at least for a while, and return how many are."""
+        for _ in range(int(timeout_s / _LOOK_S)):
+            pending = int(await self.chain.rpc("eth_getTransactionCount", self.operator.address, "pending"), 16)
+            if (count := pending - await self.nonce()) > 0:
+                return count
+            await asyncio.sleep(_LOOK_S)
+        return 0
 
     async def blocks(self, count: int, timeout_s: float = 30.0) -> None:
         """Wait until the chain has grown by so many blocks."""
@@ -129,7 +140,8 @@ class Scene:
         """Let blocks be stamped by the clock again: the node's reorganisations leave it some seconds behind."""
         newest = await self.chain.header()
         number, late_s = int(newest["number"], 16), int(time.time() - int(newest["timestamp"], 16))
-        if late_s > _LATE_S and not self.is_stalled and number > self._timed_block + 2:
+        is_new, self._newest = number > self._newest, max(number, self._newest)
+        if is_new and late_s > _LATE_S and number > self._timed_block + 2:  # an old block tells nothing of the next one
             await self.chain.increase_time(late_s)
             self._timed_block = number
 
@@ -220,6 +232,7 @@ def _small_disk(folder: Path) -> Iterator[bool]:
         yield done
     finally:
         if done:
+            shutil.copytree(folder, folder.with_name("state-kept"))
             _mount("umount", "--lazy", str(folder))
 
 

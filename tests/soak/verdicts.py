@@ -99,11 +99,15 @@ def _nothing_twice(scene: Scene, books: Books) -> Verdict:
             mined = books.mined.get(entry.intent.nonce)
             if mined != "0x" + used.tx_hash.hex():
                 defects.append(f"nonce {entry.intent.nonce}: the journal says {used.tx_hash.hex()}, the chain {mined}")
-    defects += _overlaps(books.entries)
+    defects += [
+        f"nonces {earlier.intent.nonce} and {later.intent.nonce} both won, the second planned before the first was in a block"
+        for earlier, later in _overlaps(books.entries)
+        if _has_won(earlier, books) and _has_won(later, books)
+    ]
     return _verdict(scene, "N2", "nothing is sent twice", defects, f"{len(books.mined)} nonces, each used once")
 
 
-def _overlaps(entries: Sequence[Entry]) -> list[str]:
+def _overlaps(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
     """Return where an account was aimed at again before the attempt before it was over."""
     last: dict[tuple[str, bytes], Entry] = {}
     found = []
@@ -114,11 +118,16 @@ def _overlaps(entries: Sequence[Entry]) -> list[str]:
         key = (intent.opportunity.key.market, intent.opportunity.key.account)
         before = last.get(key)
         if before is not None and before.intent.inclusion is not None:
-            earlier = before.intent
             if intent.created_block < before.intent.inclusion.block:
-                found.append(f"{key[1].hex()}: nonce {intent.nonce} began before nonce {earlier.nonce} was in a block")
+                found.append((before, entry))
         last[key] = entry
     return found
+
+
+def _has_won(entry: Entry, books: Books) -> bool:
+    inclusion = entry.intent.inclusion
+    won = {each.tx_hash.lower() for each in books.statement.liquidations}
+    return inclusion is not None and inclusion.tx_hash is not None and "0x" + inclusion.tx_hash.hex() in won
 
 
 def _no_gap(scene: Scene, books: Books, shown: dict[str, float]) -> Verdict:
@@ -368,6 +377,7 @@ def _figures(scene: Scene, report: Report, books: Books) -> None:
     soon = [each for each in lasting if each.recovery_blocks is not None and each.recovery_blocks <= SOON_BLOCKS]
     report.figures |= {
         "acting again within two blocks": f"after {len(soon)} of {len(lasting)} faults that left the process alive",
+        "an account aimed at again before a block had the first": str(len(_overlaps(books.entries))),
         "blocks": str(books.statement.after.block - scene.before.block),
         "liquidations": str(len(books.statement.liquidations)),
         "transactions mined": f"{books.statement.transactions}, {books.statement.reverted} of them reverted",

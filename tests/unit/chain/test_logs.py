@@ -178,3 +178,40 @@ async def test_a_lone_nodes_empty_answer_is_taken_without_another_request(
     node.methods["eth_getLogs"] = lambda _query: []
     assert await logs.read([head], WANTED) == []
     assert len(node.posts) == 1
+
+
+async def test_what_a_lone_node_left_out_is_found_with_the_next_head(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    logs = BlockLogs(await pool(node))
+    head = chain.mine((POOL, EVENT, b"1"))
+    node.methods["eth_getLogs"] = lambda _query: []
+    assert await logs.read([head], WANTED) == []
+    del node.methods["eth_getLogs"]
+    following = chain.mine((POOL, EVENT, b"2"))
+    assert [log.data for log in await logs.read([following], WANTED)] == [b"1", b"2"]
+    assert [log.data for log in await logs.read([chain.mine((POOL, EVENT, b"3"))], WANTED)] == [b"3"]
+
+
+async def test_a_lone_node_is_asked_again_a_few_times_and_then_believed(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    logs = BlockLogs(await pool(node))
+    head = chain.mine((POOL, EVENT, b"1"))
+    node.methods["eth_getLogs"] = lambda _query: []
+    assert await logs.read([head], WANTED) == []
+    empty = chain.mine((OTHER, OTHER_EVENT, b""))
+    for _ in range(8):
+        assert await logs.read([empty], WANTED) == []
+    assert len(node.posts) == 1 + 5
+
+
+async def test_a_doubted_block_that_is_gone_hinders_nobody(pool: Pool, node: FakeNode, chain: FakeChain) -> None:
+    logs = BlockLogs(await pool(node))
+    head = chain.mine((POOL, EVENT, b"1"))
+    node.methods["eth_getLogs"] = lambda _query: []
+    assert await logs.read([head], WANTED) == []
+    del node.methods["eth_getLogs"]
+    chain.reorg(1)
+    following = chain.mine((POOL, EVENT, b"2"))
+    assert [log.data for log in await logs.read([following], WANTED)] == [b"2"]

@@ -258,5 +258,5 @@ class LaneMachine(RuleBasedStateMachine):
         assert reverted <= failed
 
 
-LaneMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+LaneMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=35, deadline=None)
 test_n3_the_lane_never_gaps_and_every_plan_ends_once = LaneMachine.TestCase

@@ -11,6 +11,7 @@ NAMES = """
 head_block head_age_seconds loop_lag_seconds rpc_requests rpc_calls rpc_latency_seconds rpc_node_state reorgs positions
 positions_liquidatable decisions tx tx_inclusion_blocks nonce_mined nonce_next nonce_gap inflight
 gas_spent_wei profit_usd balance_wei parity_checks quarantined scan_seconds log_dropped build_info
+invariant_violations prices_quarantined tasks
 """
 
 
