@@ -117,9 +117,9 @@ def _overlaps(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
             continue
         key = (intent.opportunity.key.market, intent.opportunity.key.account)
         before = last.get(key)
-        if before is not None and before.intent.inclusion is not None:
-            if intent.created_block < before.intent.inclusion.block:
-                found.append((before, entry))
+        used = before.intent.inclusion if before is not None else None
+        if before is not None and used is not None and intent.created_block < used.block:
+            found.append((before, entry))
         last[key] = entry
     return found
 

@@ -258,5 +258,16 @@ class LaneMachine(RuleBasedStateMachine):
         assert reverted <= failed
 
 
-LaneMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=35, deadline=None)
+LaneMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
 test_n3_the_lane_never_gaps_and_every_plan_ends_once = LaneMachine.TestCase
+
+
+def test_what_was_hidden_at_the_operators_cap_does_not_hold_its_nonce_for_ever():
+    """Found by the machine: nothing could outbid it, so it was neither shown nor cancelled once it had expired."""
+    machine = LaneMachine()
+    machine.begin(is_far=False, is_hidden=True)
+    machine.set_base_fee(fee_gwei=400)
+    machine.submit(is_approved=False, which=[ACCOUNTS[0]])
+    machine.rival(is_empty=False, which=ACCOUNTS[0])
+    machine.the_books_are_sound()
+    machine.teardown()
