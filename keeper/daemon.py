@@ -293,20 +293,26 @@ class Daemon:
                 self._report.failed(made.head, error)
 
     async def _serve(self, made: Pass) -> None:
-        """Submit the pass's batch, then look after what is in flight; every plan gets its decision."""
+        """Submit the pass's batch, then look after what is in flight; every plan gets its decision.
+
+        Where blocks are gone, what is in flight comes first: it may be the work of a plan that would now be repeated.
+        """
         if self._sender is None:
             return
-        verdicts: Sequence[Verdict] = ()
-        if made.planned.batch is not None:
-            try:
-                verdicts = await self._sender.submit(made.planned.batch)
-            except Transient as error:
-                verdicts = _refuse(made, Reason.SIMULATION_FAILED, str(error))
-            except Stale as error:
-                verdicts = _refuse(made, Reason.SUPERSEDED, str(error))
-        await self._report.decided(self._judge(made, verdicts))
         taken, self._taken = self._taken, []
-        await self._sender.on_head(made.head, taken)
+        verdicts: Sequence[Verdict] = ()
+        try:
+            if made.extension.orphaned:
+                await self._sender.on_head(made.head, taken)
+            if made.planned.batch is not None:
+                verdicts = await self._sender.submit(made.planned.batch)
+        except Transient as error:
+            verdicts = _refuse(made, Reason.SIMULATION_FAILED, str(error))
+        except Stale as error:
+            verdicts = _refuse(made, Reason.SUPERSEDED, str(error))
+        await self._report.decided(self._judge(made, verdicts))
+        if not made.extension.orphaned:
+            await self._sender.on_head(made.head, taken)
         self._report.served(made.head)
         await self._tell()
 

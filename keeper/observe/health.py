@@ -65,6 +65,7 @@ class Health:
         self._clock = clock
         self._lifecycle = Why.STARTING
         self._head: tuple[int, int] | None = None
+        self._head_s = 0.0
         self._evaluated_s: float | None = None
         self._served_s: float | None = None
         self._healthy_endpoints = 0
@@ -93,7 +94,7 @@ class Health:
 
     def head(self, number: int, timestamp_s: int) -> None:
         """Take the newest block."""
-        self._head = (number, timestamp_s)
+        self._head, self._head_s = (number, timestamp_s), self._clock.unix_s()
 
     def evaluated(self) -> None:
         """Every position has been valued at a head."""
@@ -166,7 +167,7 @@ class Health:
     def _head_check(self, now_s: float) -> Check:
         if self._head is None:
             return Check("head", ok=False, reason=Why.NO_HEAD)
-        age_s = now_s - self._head[1]
+        age_s = now_s - min(self._head[1], self._head_s)  # a stamp may lie in the future
         return _verdict("head", age_s <= self._thresholds.max_head_age_s, Why.HEAD_TOO_OLD, age_s)
 
     def _evaluation_check(self, now_s: float) -> Check:

@@ -138,7 +138,7 @@ import asyncio
 import keeper.app
 from keeper import cli
 
-async def fail(scanner, rpc, discovery, on_progress=None):
+async def fail(*args):
     url, key = cli.load_configuration()[0].rpc_urls[0].reveal(), cli.load_configuration()[0].private_key.reveal()
     raise RuntimeError(f"nobody foresaw {url} and {key}") from KeyError(key, {"url": url})
 

@@ -152,14 +152,17 @@ async def _happen(scene: Scene, kind: Kind, samples: list[Sample]) -> Happened:
     detail = await kind.does(scene)
     end_s, end_block = scene.keeper.now_s, await scene.chain.block_number()
     happened = Happened(kind.name, detail, begin_s, end_s, end_block)
-
+    ready: bool | None = None
+    reasons: tuple[str, ...] = ()
     while scene.keeper.now_s < end_s + RECOVERY_LIMIT_S:
-        ready, _ = await scene.keeper.readiness()
+        ready, reasons = await scene.keeper.readiness()
         if ready and _has_passed(scene, end_s, end_block):
             happened.recovery_s = scene.keeper.now_s - end_s
             happened.recovery_blocks = await scene.chain.block_number() - end_block
             break
         await asyncio.sleep(_POLL_S)
+    else:
+        happened.detail += f"; /readyz says {ready} {' '.join(reasons)}"
     passes = [line["at_s"] for line in scene.keeper.events("chain.head") if line["at_s"] >= begin_s]
     ends = [begin_s, *passes, scene.keeper.now_s]
     happened.longest_pause_s = max(later - earlier for earlier, later in pairwise(ends))

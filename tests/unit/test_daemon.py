@@ -110,6 +110,7 @@ class FakeSender:
     head_errors: deque[Exception] = field(default_factory=deque)
     batches: list[Batch] = field(default_factory=list)
     heads: list[int] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)
     landing: list[Outcome] = field(default_factory=list)
     drains: list[int] = field(default_factory=list)
@@ -123,6 +124,7 @@ class FakeSender:
 
     async def submit(self, batch: Batch) -> Sequence[Verdict]:
         self.batches.append(batch)
+        self.order.append("submit")
         await asyncio.sleep(self.busy_s)
         if self.submit_errors:
             raise self.submit_errors.popleft()
@@ -138,6 +140,7 @@ class FakeSender:
 
     async def on_head(self, head: BlockHead, taken: Sequence[Taken] = ()) -> None:
         self.heads.append(head.number)
+        self.order.append("on_head")
         self.taken += taken
         if self.head_errors:
             raise self.head_errors.popleft()
@@ -429,6 +432,20 @@ async def test_a_submission_that_fails_refuses_its_plans_and_the_sender_goes_on(
         assert life.report.reasons == [reason]
         await life.mine()
         assert life.report.decisions[-1].decision is Decision.ACCEPTED
+        assert life.sender.heads == life.report.heads
+        life.sender.in_flight = set()
+
+
+async def test_after_a_reorganisation_what_is_in_flight_is_looked_at_before_anything_new_is_sent() -> None:
+    life = await born(risky(1), risky(2))
+    async with life.running():
+        await life.mine()
+        assert life.sender.order == ["submit", "on_head"]
+        life.sender.in_flight = set()
+        life.chain.drop(1)
+        await life.mine()
+        assert life.last.extension.orphaned
+        assert life.sender.order[2:] == ["on_head", "submit"]
         assert life.sender.heads == life.report.heads
         life.sender.in_flight = set()
 

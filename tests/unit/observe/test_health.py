@@ -46,6 +46,19 @@ def test_it_is_not_ready_before_the_first_evaluation() -> None:
     assert reasons(health) == {"evaluation": Why.NOT_EVALUATED}
 
 
+def test_a_block_that_is_stamped_ahead_of_our_clock_is_as_old_as_its_arrival() -> None:
+    clock = StoppedClock()
+    health = healthy(clock)
+    health.head(8, int(clock.unix) + 40)
+    clock.forward(29)
+    health.evaluated()
+    assert reasons(health) == {"loop": Why.LOOP_BLOCKED}
+    clock.forward(32)
+    health.evaluated()
+    health.beat()
+    assert reasons(health) == {"head": Why.HEAD_TOO_OLD}
+
+
 @pytest.mark.parametrize(
     ("fault", "cure", "check", "reason"),
     [
