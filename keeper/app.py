@@ -19,7 +19,7 @@ from keeper.domain.plan import Outcome
 from keeper.errors import Fatal, KeeperError
 from keeper.execution.budget import Limit
 from keeper.execution.remote import RemoteSigner
-from keeper.execution.signer import Signatory
+from keeper.execution.signer import Signatory, Signer
 from keeper.failpoints import Failpoints, Saboteur
 from keeper.lines import scored
 from keeper.observe.attendant import Attendant
@@ -91,18 +91,20 @@ class Keeper:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Watch and act until `stop` is set."""
-        with Server(
-            host=self.settings.http_host,
-            port=self.settings.http_port,
-            health=self.health,
-            exposition=self.metrics.exposition,
-        ) as server:
+        async with AsyncExitStack() as stack:
+            signer = self._take_place(stack)
+            server = stack.enter_context(
+                Server(
+                    host=self.settings.http_host,
+                    port=self.settings.http_port,
+                    health=self.health,
+                    exposition=self.metrics.exposition,
+                )
+            )
             emit(Event.CONFIG_LOADED, chain=self.chain.name, http_port=server.port, markets=len(self.chain.markets))
             pulse = asyncio.create_task(beat(self.health, clock=self._clock, lag=self._beaten), name="heartbeat")
-            try:
-                await self._work(stop, is_once=False)
-            finally:
-                pulse.cancel()
+            stack.callback(pulse.cancel)
+            await self._work(stop, signer, is_once=False)
 
     def _beaten(self, lag_s: float) -> None:
         """Take the state of the event loop at a heartbeat."""
@@ -111,20 +113,25 @@ class Keeper:
 
     async def once(self, stop: asyncio.Event) -> None:
         """Make one pass at the current head, and follow what it sent to the end."""
-        await self._work(stop, is_once=True)
+        async with AsyncExitStack() as stack:
+            await self._work(stop, self._take_place(stack), is_once=True)
 
-    async def _work(self, stop: asyncio.Event, *, is_once: bool) -> None:
+    def _take_place(self, stack: AsyncExitStack) -> Signer | RemoteSigner | None:
+        """Lock the state directory before anything else, and return who signs: nobody, unless in live mode."""
+        signer = signatory_of(self.settings, self.chain)
+        if isinstance(signer, RemoteSigner):
+            stack.push_async_callback(signer.close)
+        owner = address_text(signer.address) if signer else OBSERVER
+        stack.callback(InstanceLock.acquire(self.settings.state_dir, self.chain.chain_id, owner).release)
+        return signer
+
+    async def _work(self, stop: asyncio.Event, signer: Signer | RemoteSigner | None, *, is_once: bool) -> None:
         async with AsyncExitStack() as stack:
             stack.enter_context(suppress(StopRequested))  # while still starting
-            signer = signatory_of(self.settings, self.chain)
-            if isinstance(signer, RemoteSigner):
-                stack.push_async_callback(signer.close)
             relays = relays_of(self.settings) if signer else None
             if relays is not None:
                 stack.push_async_callback(relays.close)
             account = signer.address if signer else account_of(self.settings, self.chain)
-            owner = address_text(signer.address) if signer else OBSERVER
-            stack.callback(InstanceLock.acquire(self.settings.state_dir, self.chain.chain_id, owner).release)
             place, chain_id = store_place(self.settings), self.chain.chain_id
             database = await Database.open(place, chain_id, reached=self.observer.reached)
             stack.push_async_callback(database.close)
@@ -146,6 +153,7 @@ class Keeper:
             daemon = Daemon(
                 heads=heads, scanner=scanner, sender=office.sender, outcomes=self._outcomes, report=reporter
             )
+            await stack.enter_async_context(_beside(office.understudy.run() if office.understudy else None))
             if is_once:
                 blocks = _BLOCKS_TO_THE_END * (self.settings.confirmations + self.settings.bump_after_blocks)
                 await daemon.once(head, max(self.settings.drain_timeout_s, blocks * landing_s(self.chain)))
@@ -153,10 +161,8 @@ class Keeper:
             await _patiently(stop, lambda: daemon.recover(head))
             self.health.started(is_sending=daemon.is_sending)
             emit(Event.KEEPER_READY, block=head.number, signer=signer.address if signer else None)
-            async with _beside(office.understudy.run() if office.understudy else None):
-                audit = Audit(database, signer.address) if signer else None
-                async with _beside(self._balance(audit) if audit else None):
-                    await daemon.run(stop, self.settings.drain_timeout_s)
+            async with _beside(self._balance(Audit(database, signer.address)) if signer else None):
+                await daemon.run(stop, self.settings.drain_timeout_s)
 
     async def _balance(self, audit: Audit) -> None:
         """Balance the journal's books every minute (invariants N2 and N11), for ever."""

@@ -25,6 +25,7 @@ HALTED: Final = "halted"
 PAUSED: Final = "paused"
 UNKNOWN: Final = "switches_unknown"
 FOREIGN_NONCE: Final = "foreign_nonce"
+FINALITY_VIOLATION: Final = "finality_violation"
 OVERLAP_S: Final = 900
 """How far back of the last look what ended is read again: a reorganisation may set the time back."""
 _REASONS: Final = {HALTED: Reason.OPERATOR_PAUSED, PAUSED: Reason.OPERATOR_PAUSED, UNKNOWN: Reason.STORAGE}
@@ -59,7 +60,7 @@ class Warden:
         self._breaker = Breaker()
         self._is_probing = False
         self._read_to_s: int | None = None
-        self._halt_at_s: int | None = None
+        self._halt_due: tuple[str, int] | None = None
         self._now_s = 0
         self._told: dict[Limit, int] = {}
         self._told_switch: str | None = None
@@ -117,17 +118,28 @@ class Warden:
         del nonce
         if not self._halts_on_foreign or (self._switches is not None and self._switches.halted):
             return
+        await self._halt_for(FOREIGN_NONCE, head)
+
+    async def violated(self, head: BlockHead, detail: str) -> None:
+        """Halt for good, whatever the policy: what counted as final is gone from the chain.
+
+        Raises: StoreFailed.
+        """
+        await self._halt_for(f"{FINALITY_VIOLATION}: {detail}", head)
+
+    async def _halt_for(self, reason: str, head: BlockHead) -> None:
         was_paused = self._switches is not None and self._switches.paused
-        self._switches = Switches(was_paused, halted=True, reason=FOREIGN_NONCE, since_s=head.timestamp_s)
+        self._switches = Switches(was_paused, halted=True, reason=reason, since_s=head.timestamp_s)
         self._tell(head.timestamp_s)
-        self._halt_at_s = head.timestamp_s
+        self._halt_due = reason, head.timestamp_s
         await self._halt()
 
     async def _halt(self) -> None:
         """Write down that it is halted; what could not be written is tried again before the next read."""
-        if self._halt_at_s is not None:
-            await self._control.set_halted(True, reason=FOREIGN_NONCE, at_s=self._halt_at_s)
-            self._halt_at_s = None
+        if self._halt_due is not None:
+            reason, at_s = self._halt_due
+            await self._control.set_halted(True, reason=reason, at_s=at_s)
+            self._halt_due = None
 
     def _learn(self, ended: Sequence[Settled], now_s: int) -> None:
         """Take what has ended since the last time, in order; some of it is known already."""

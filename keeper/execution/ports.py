@@ -102,6 +102,13 @@ class Gate(Protocol):
         """
         ...
 
+    async def violated(self, head: BlockHead, detail: str) -> None:
+        """Take that something which counted as final is gone from the chain.
+
+        Raises: StoreFailed.
+        """
+        ...
+
 
 class Unfenced:
     """No other process can hold the key: a lock on this host says so."""
@@ -124,6 +131,9 @@ class OpenGate:
         return wanted, Reason.UNKNOWN, ""
 
     async def intruded(self, head: BlockHead, nonce: int) -> None:
+        """Let it be."""
+
+    async def violated(self, head: BlockHead, detail: str) -> None:
         """Let it be."""
 
 

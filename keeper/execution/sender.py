@@ -70,6 +70,7 @@ class Sender:
         self._idle.set()
         self._is_recovered = False
         self._is_stopping = False
+        self._is_drained = False
         self._undisturbed: set[asyncio.Task[Any]] = set()
         simulator = Simulator(network, markets, signer.address)
         self._preparation = Preparation(
@@ -116,6 +117,7 @@ class Sender:
         async def work() -> None:
             await self._gate.refresh(head)
             await self._take_over()
+            await self._watch.recall(head)
             self._watch.remember(head, ())
             standing = await self._observed(head)
             self._announce(await self._watch.settle(head, standing))
@@ -157,12 +159,14 @@ class Sender:
 
         Raises: StoreFailed when the journal cannot be trusted any more.
         """
+        if self._is_drained:
+            return  # the journal may be closed by now
 
         async def work() -> None:
             self._watch.remember(head, taken)
             try:
                 await self._gate.refresh(head)
-                if self._lane.slots or self._lane.holes():
+                if self._lane.slots or self._lane.holes() or self._watch.is_doubtful:
                     await self._follow(head)
             except (Transient, Stale) as error:
                 self._observer.event("keeper.degraded", reason="transactions_unwatched", detail=str(error)[:256])
@@ -190,8 +194,9 @@ class Sender:
                 await self._idle.wait()
         except TimeoutError:
             self._observer.event("keeper.stopping", reason="drain_timed_out", in_flight=len(self._lane.slots))
-        if self._undisturbed:
+        while self._undisturbed:
             await asyncio.wait(self._undisturbed)
+        self._is_drained = True
         return self._lane.keys
 
     async def _take_over(self) -> None:
@@ -242,6 +247,8 @@ class Sender:
             return [skip(plan, Reason.NODES_DISAGREE, str(error)) for plan in wanted]
         except Transient as error:
             return [skip(plan, Reason.SIMULATION_FAILED, str(error)) for plan in wanted]
+        if self._is_drained:
+            return [skip(plan, Reason.STOPPING) for plan in wanted]
         if not prepared.bids:
             return prepared.skipped
 

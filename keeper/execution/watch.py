@@ -10,6 +10,7 @@ from keeper.domain.plan import Outcome
 from keeper.domain.ports import Market, Taken
 from keeper.domain.units import BlockHash, TxHash
 from keeper.errors import Stale, Transient
+from keeper.execution.finality import KEPT_BLOCKS, Finality
 from keeper.execution.lane import Lane, Slot
 from keeper.execution.policy import SenderPolicy
 from keeper.execution.ports import Gate, Network, Observer
@@ -17,8 +18,6 @@ from keeper.execution.settle import Look, Phase, attempt_of, closed, foreign, is
 from keeper.execution.simulate import Simulator, Step, step_of
 from keeper.store.journal import Journal
 from keeper.store.records import AttemptKind, Changes, Ending, Entry, Inclusion
-
-_BLOCKS_KEPT = 256
 
 Event = tuple[str, Mapping[str, object]]
 
@@ -31,6 +30,7 @@ class _Change:
     entry: Entry
     events: list[Event] = field(default_factory=list)
     outcome: Outcome | None = None
+    receipt: Receipt | None = None
     is_over: bool = False
     is_intruded: bool = False
 
@@ -59,6 +59,15 @@ class Watch:
         self._policy = policy
         self._gate = gate
         self._observer = observer
+        self._finality = Finality(
+            sender=lane.sender,
+            network=network,
+            journal=journal,
+            gate=gate,
+            observer=observer,
+            patience=policy.foreign_after_heads,
+        )
+        self._tip: BlockHead | None = None
         self._blocks: dict[int, BlockHash] = {}
         self._rivals: dict[Step, Taken] = {}
 
@@ -67,10 +76,12 @@ class Watch:
 
         What no parent links to the head is forgotten: blocks that we missed may have been another fork's.
         """
+        tip, self._tip = self._tip, head
+        self._finality.follow(head, is_linked=tip is None or tip.hash in {head.hash, head.parent_hash})
         if self._blocks.get(head.number - 1) != head.parent_hash:
             self._blocks.clear()
         self._blocks = {
-            number: known for number, known in self._blocks.items() if head.number - _BLOCKS_KEPT < number < head.number
+            number: known for number, known in self._blocks.items() if head.number - KEPT_BLOCKS < number < head.number
         }
         self._blocks[head.number - 1] = head.parent_hash
         self._blocks[head.number] = head.hash
@@ -82,21 +93,34 @@ class Watch:
                 self._rivals.setdefault(step_of(each), each)
                 slot.is_suspect = True
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Return whether something that counts as final has to be found again."""
+        return bool(self._finality.doubted)
+
+    async def recall(self, head: BlockHead) -> None:
+        """Take from the journal what a reorganisation could still undo.
+
+        Raises: StoreFailed.
+        """
+        await self._finality.recall(head)
+
     async def standing(self) -> Standing:
-        """Ask for the chain's nonce, and the receipts of every attempt in flight.
+        """Ask for the chain's nonce, and the receipts of every attempt in flight and of what is doubted.
 
         Raises: Transient.
         """
         hashes = [attempt.tx_hash for slot in self._lane.ordered for attempt in slot.entry.attempts]
-        return await self._network.standing(self._lane.sender, hashes)
+        return await self._network.standing(self._lane.sender, [*hashes, *self._finality.hashes])
 
     async def claim(self) -> None:
         """Look up everything that we ever signed for the nonces that nobody holds: what has a receipt is no gap.
 
+        Nor is what is doubted: it may come back.
         Raises: StoreFailed; Transient.
         """
         lane = self._lane
-        lane.claimed = frozenset()
+        lane.claimed = frozenset(self._finality.doubted)
         hashes = {
             attempt.tx_hash: nonce
             for nonce in lane.holes()
@@ -105,13 +129,16 @@ class Watch:
         }
         if hashes:
             standing = await self._network.standing(lane.sender, tuple(hashes))
-            lane.claimed = frozenset(hashes[tx_hash] for tx_hash in standing.receipts)
+            lane.claimed |= {hashes[tx_hash] for tx_hash in standing.receipts}
 
     async def settle(self, head: BlockHead, standing: Standing) -> Sequence[Outcome]:
         """Move every nonce to where the chain says it is, and return the plans that ended.
 
         Raises: StoreFailed, with nothing changed; Transient.
         """
+        doubted = frozenset(self._finality.doubted)
+        await self._finality.settle(head, standing, self._blocks)
+        self._lane.claimed -= doubted.difference(self._finality.doubted)  # what is known to be gone leaves a gap
         changes = []
         looks = await self._confirmed([(slot, look(slot, standing, self._blocks)) for slot in self._lane.ordered], head)
         for slot, found in looks:
@@ -203,7 +230,7 @@ class Watch:
         rival = self._rivals.get(step_of(opportunity)) if opportunity else None
         change.outcome = outcome(change.entry, receipt, taken, rival, revert)
         change.entry = closed(change.entry, head.timestamp_s)
-        change.is_over = True
+        change.is_over, change.receipt = True, receipt
         change.events.append(("tx.finalized", self._named(change.slot, inclusion.tx_hash)))
         return change
 
@@ -244,6 +271,8 @@ class Watch:
             del self._lane.slots[slot.nonce]
             self._observer.gas_spent(now.gas_cost_wei)
             self._observer.inclusion(now.block - change.entry.attempts[0].first_block)
+            if change.receipt is not None:
+                self._finality.book(slot, succeeded=change.receipt.succeeded)
 
     def _mined_event(self, slot: Slot, receipt: Receipt) -> Event:
         if attempt_of(slot.entry, receipt.tx_hash).kind is AttemptKind.CANCEL:

@@ -93,7 +93,7 @@ def _balance(intents: dict[str, RowMapping], attempts: list[RowMapping], results
         f"nonce {intents[key]['nonce']}: {count} attempts count as mined" for key, count in mined.items() if count > 1
     ]
     finals = [each for each in intents.values() if each["state"] == IntentState.FINAL.value]
-    used = Counter(each["nonce"] for each in intents.values() if each["state"] != IntentState.VOID.value)
+    used = Counter(each["nonce"] for each in intents.values() if _holds_its_nonce(each))
     faults += [f"nonce {nonce}: {count} intents hold it" for nonce, count in used.items() if count > 1]
     faults += [
         f"nonce {each['nonce']}: its plan ended without an outcome"
@@ -103,6 +103,11 @@ def _balance(intents: dict[str, RowMapping], attempts: list[RowMapping], results
     over = {each["id"] for each in finals}
     faults += [f"nonce {intents[key]['nonce']}: an outcome before its end" for key in results if key not in over]
     return Balance(len(attempts), dict(fates), tuple(faults))
+
+
+def _holds_its_nonce(row: RowMapping) -> bool:
+    """Return whether an intent is open or was mined; one that a stranger's or no transaction ended leaves its nonce."""
+    return row["state"] in _OPEN or (row["state"] == IntentState.FINAL.value and row["mined_tx"] is not None)
 
 
 def _fate(row: RowMapping, owner: RowMapping, result: str | None) -> str | None:

@@ -61,6 +61,12 @@ class Journal:
         """Return what was signed for a plan."""
         return await self._database.run(lambda connection: self._entries(connection, intent.c.plan_id == plan_id))
 
+    async def booked_since(self, block: int) -> tuple[Entry, ...]:
+        """Return every intent that one of our transactions in a block or later has ended, by nonce."""
+        is_ours = (intent.c.state == IntentState.FINAL.value) & intent.c.mined_tx.is_not(None)
+        condition = is_ours & (intent.c.mined_block >= block)
+        return await self._database.run(lambda connection: self._entries(connection, condition))
+
     async def highest_nonce(self) -> int | None:
         """Return the highest nonce that was used and not voided, or None."""
         query = select(func.max(intent.c.nonce)).where(

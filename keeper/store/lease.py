@@ -86,11 +86,6 @@ class Lease:
         epoch = connection.execute(taken).scalar_one_or_none()
         return None if epoch is None else int(epoch)
 
-    async def wait(self) -> None:
-        """Stand by until the lease is ours, whatever the store's passing faults."""
-        while not await self._acquired():  # noqa: ASYNC110 - what is waited for happens in another process
-            await asyncio.sleep(_POLL_S)
-
     async def renew(self) -> None:
         """Begin the lease's time anew.
 
@@ -143,14 +138,6 @@ class Lease:
         if self.is_current:
             await self._ask(update(lease).where(self._ours).values(expires_ms=0))
             self._until_s = None
-
-    async def _acquired(self) -> bool:
-        try:
-            return await self.acquire()
-        except StoreFailed as failed:
-            if not failed.is_passing:
-                raise
-            return False
 
     @property
     def _ours(self) -> ColumnElement[bool]:

@@ -10,7 +10,7 @@ _MIN_FREE_BYTES: Final = 16 * RESERVE_BYTES
 
 
 class Reserve:
-    """A file of nothing. It is made again at the next start at which the disk has room."""
+    """A file of nothing. It is made again once the disk has room."""
 
     def __init__(self, path: Path) -> None:
         """Look after the file."""
@@ -20,10 +20,15 @@ class Reserve:
     def beside(cls, database: Path) -> Self:
         """Make the file beside a database, unless it is there, or the disk is too full for it: that is no failure."""
         reserve = cls(database.with_name(database.name + ".reserve"))
-        found = os.statvfs(database.parent)
-        if not reserve.is_kept and found.f_bavail * found.f_frsize >= _MIN_FREE_BYTES:
-            reserve._fill()
+        reserve.renew()
         return reserve
+
+    def renew(self) -> bool:
+        """Make the file again where the disk has room for it; return whether it is there."""
+        found = os.statvfs(self._path.parent)
+        if not self.is_kept and found.f_bavail * found.f_frsize >= _MIN_FREE_BYTES:
+            self._fill()
+        return self.is_kept
 
     @property
     def is_kept(self) -> bool:

@@ -46,12 +46,15 @@ class SqliteSession:
         Raises: StoreFailed, with nothing stored.
         """
         try:
-            return self._once(work)
+            done = self._once(work)
         except StoreFailed as failed:
             if failed.fault is not Fault.FULL or self._reserve is None or not self._reserve.give_up():
                 raise
             self.is_short_of_space = True
             return self._once(work)
+        if self.is_short_of_space and self._reserve is not None:
+            self.is_short_of_space = not self._reserve.renew()
+        return done
 
     def close(self) -> None:
         """Close the file."""

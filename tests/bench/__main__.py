@@ -16,13 +16,15 @@ from rich.console import Console
 
 from keeper.devnet.market import Generation
 from keeper.errors import Fatal
-from tests.bench import engine, plot, stage, tables
+from tests.bench import engine, plot, restart, stage, tables
 from tests.bench.figures import Report
 from tests.bench.stage import Wish
 
 _SIZES: Final = (100, 1_000, 10_000)
 _ROWS: Final = (10_000, 100_000)
 _QUICK_HEADS: Final = 10
+_RESTARTED: Final = 1_000
+"""From how many positions on starts are compared."""
 
 
 def arguments() -> argparse.Namespace:
@@ -66,6 +68,9 @@ async def run(chosen: argparse.Namespace, report: Report, tell: Callable[[str], 
                 wish,
                 lambda line, n=positions: tell(f"{n:,} positions: {line}"),  # type: ignore[misc]
             ) as place:
+                if positions >= _RESTARTED or positions == max(chosen.positions):
+                    starts = await restart.measure(place, is_enlarged=positions == max(chosen.positions))
+                    report.restarts.extend(starts)
                 report.sizes.append(await stage.measure(place))
                 market, opening = place.forecast.book.market, place.forecast.opening
         except Fatal as error:

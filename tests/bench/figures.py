@@ -97,6 +97,22 @@ class Engine:
     is_exact_extrapolated: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Starts of the daemon without moves, one entry each; times since the process was made.
+
+    `calls` are the JSON-RPC calls up to the first decided head, at which the memory was read.
+    """
+
+    positions: int
+    start: str
+    first_line_s: list[float]
+    first_head_s: list[float]
+    calls: list[float]
+    rss_mib: list[float]
+    peak_mib: list[float]
+
+
 @dataclass(slots=True)
 class Report:
     """One run."""
@@ -106,6 +122,7 @@ class Report:
     settings: dict[str, str]
     sizes: list[Size] = field(default_factory=list)
     engines: list[Engine] = field(default_factory=list)
+    restarts: list[Restart] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
 

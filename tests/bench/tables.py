@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.figures import Engine, Pattern, Reaction, Report, Shift, Size, middle, spread
+from tests.bench.figures import Engine, Pattern, Reaction, Report, Restart, Shift, Size, middle, spread
 
 _STAGES = ("logs", "read", "scan", "plan")
 
@@ -19,6 +19,8 @@ def show(report: Report, console: Console) -> None:
         console.print(_heads(report.sizes))
         console.print(_reactions(report.sizes))
         console.print(_processes(report.sizes))
+    if report.restarts:
+        console.print(_restarts(report.restarts))
     if report.engines:
         console.print(_engines(report.engines))
     for note in notes(report):
@@ -42,6 +44,9 @@ def notes(report: Report) -> Iterator[str]:
     )
     yield "received and sent: all that the process read and wrote but its log, so a little more than the network's share"
     yield "web3.py asks for the chain's id twice with every call, unless told not to: three requests for each account"
+    if report.restarts:
+        yield "starts: an observing daemon over HTTP; cold without any state, warm after a clean stop, by turns; 3 of each"
+        yield "100,000 positions: a genuine saved book with copies of its positions; the chain does not have those"
     if any(each.is_extrapolated for size in report.sizes for each in size.patterns):
         yield "the common pattern was timed with at most 1,000 accounts"
 
@@ -161,6 +166,35 @@ def _processes(sizes: Sequence[Size]) -> Table:
             f"{shift.rss_mib:.0f}",
             f"{shift.peak_mib:.0f}",
             f"{size.node_mib:.0f}",
+        )
+    return table
+
+
+def _restarts(restarts: Sequence[Restart]) -> Table:
+    table = _table(
+        "from the start of the process to the first decided head",
+        "positions",
+        "start",
+        "to its first line, s",
+        "to the first decided head, s",
+        "cold / warm",
+        "JSON-RPC calls",
+        "RSS, MiB",
+        "peak, MiB",
+    )
+    cold_s = {each.positions: middle(each.first_head_s) for each in restarts if each.start == "cold"}
+    for each in restarts:
+        is_compared = each.start != "cold" and each.positions in cold_s
+        ratio = f"{cold_s[each.positions] / middle(each.first_head_s):.1f} ×" if is_compared else "-"
+        table.add_row(
+            f"{each.positions:,}",
+            each.start,
+            spread(each.first_line_s, 2),
+            spread(each.first_head_s, 2),
+            ratio,
+            spread(each.calls, 0),
+            spread(each.rss_mib, 0),
+            spread(each.peak_mib, 0),
         )
     return table
 

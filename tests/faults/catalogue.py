@@ -178,9 +178,6 @@ CANNOT_APPLY: Final[dict[str, str]] = {
 }
 """Why a case is not tested."""
 
-PENDING: Final[frozenset[str]] = frozenset({"CHN-01", "CHN-02", "CHN-03", "CHN-04", "CHN-06", "STO-06"})
-"""Cases that somebody is still writing."""
-
 _NAMED: Final = re.compile(r"test_([a-z]{3})_([0-9]{2})_")
 
 

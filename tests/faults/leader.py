@@ -51,12 +51,24 @@ async def show_that_all_is_refused(journal: Journal, lease: Lease) -> None:
             tell("refused", name)
 
 
+async def stand_by(lease: Lease, ttl_s: int) -> None:
+    """Wait until the lease is ours, whatever the store's passing faults."""
+    while True:
+        try:
+            if await lease.acquire():
+                return
+        except StoreFailed as failed:
+            if not failed.is_passing:
+                raise
+        await asyncio.sleep(ttl_s / 6)
+
+
 async def main(name: str, ttl_s: int) -> int:
     database = await Database.open(sys.stdin.readline().strip(), CHAIN_ID)
     lease = Lease(database, SENDER, name, ttl_s, clock=SystemClock())
     journal = Journal(database, SENDER, lease)
     tell("standing by")
-    await lease.wait()
+    await stand_by(lease, ttl_s)
     tell("leading", lease.epoch)
     holding = asyncio.create_task(lease.hold())
     try:

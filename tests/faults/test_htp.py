@@ -107,6 +107,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 async def test_htp_01_a_loop_that_is_blocked_for_ten_seconds_is_told_by_another_thread(
     operator: Operator, tmp_path: Path, recovery: Recovery
 ) -> None:

@@ -77,6 +77,7 @@ async def scene(operator: Operator, folder: Path) -> AsyncIterator[Scene]:
         assert not program.events("keeper.crashed")
 
 
+@pytest.mark.slow
 async def test_orc_01_a_stale_price_is_told_and_still_acted_upon_as_the_protocol_would(
     operator: Operator, tmp_path: Path
 ) -> None:
@@ -160,6 +161,7 @@ def accounts(program: Program, event: str) -> set[str]:
     return {str(line["account"]) for line in program.events(event)}
 
 
+@pytest.mark.slow
 async def test_orc_04_a_source_that_is_swapped_is_followed(operator: Operator, tmp_path: Path) -> None:
     async with scene(operator, tmp_path) as on:
         other = "0x" + "0f" * 20

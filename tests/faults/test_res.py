@@ -242,6 +242,7 @@ async def test_res_05_ten_thousand_flaps_leave_no_descriptor_task_or_thread() ->
     assert max(gained) <= 8, gained
 
 
+@pytest.mark.slow
 async def test_res_06_after_an_hours_backlog_the_newest_block_comes_first(
     operator: Operator, tmp_path: Path, recovery: Recovery
 ) -> None:

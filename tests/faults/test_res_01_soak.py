@@ -22,6 +22,7 @@ def tell_worst(found: Report, recovery: Recovery) -> None:
     recovery("RES-01", blocks=max(blocks), seconds=max(seconds))
 
 
+@pytest.mark.slow
 async def test_res_01_no_invariant_breaks_under_a_fault_every_few_seconds(tmp_path: Path, recovery: Recovery) -> None:
     found = await soak(SHORT, tmp_path, print)
     assert broken(found) == {}

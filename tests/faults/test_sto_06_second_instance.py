@@ -26,13 +26,11 @@ async def test_sto_06_a_second_keeper_ends_at_once_naming_the_first_which_goes_o
 ) -> None:
     with stage.daemon() as first:
         await first.seen("chain.head")
-        asked = {name: len(view.posts) for name, view in enumerate(stage.proxy.views)}
         with stage.daemon() as second:
             assert await second.ended(SOON_S) == ExitCode.ALREADY_RUNNING
         assert f"pid {first.pid}" in second.text()
         assert "another state directory" in second.text()
         assert second.events("chain.head") == []
-        del asked
         await stage.drop_prices()
         await first.seen("tx.accepted")
         first.process.kill()

@@ -124,6 +124,7 @@ async def test_sto_07_a_leader_that_stood_still_past_its_term_sends_nothing_more
         assert two.sent_by(0) == sent
 
 
+@pytest.mark.slow
 async def test_sto_07_a_leader_that_is_cut_off_from_the_database_sends_nothing_more_and_ends(
     devnet: Devnet, tmp_path: Path, server: PostgresServer, recovery: Recovery
 ) -> None:

@@ -19,7 +19,7 @@ from keeper.store.faults import StoreFailed
 from keeper.store.journal import Journal
 from keeper.store.lease import Lease
 from keeper.store.records import Changes
-from tests.faults.leader import SystemClock
+from tests.faults.leader import SystemClock, stand_by
 from tests.faults.postgres import Cable, PostgresServer, running_postgres
 from tests.faults.recovery import Recovery
 from tests.unit.store.values import CHAIN_ID, SENDER, entry
@@ -192,7 +192,7 @@ async def test_sto_07_the_stores_epoch_fences_even_a_leader_whose_own_clock_stoo
     assert await two.old.acquire()
     await two.journal.commit(Changes((entry(1),)))
     began = two.wrist.monotonic_s()
-    await two.new.wait()
+    await stand_by(two.new, 1)
     for refused in (two.old.check, two.old.renew, lambda: two.journal.commit(Changes((entry(2),)))):
         two.wrist.behind_s += two.wrist.monotonic_s() - began
         two.old._until_s = began + 1
@@ -231,7 +231,7 @@ async def test_nobody_takes_over_in_the_middle_of_a_commit(server: PostgresServe
 
     working = asyncio.create_task(two.journal._database.run(slow))
     await is_inside.wait()
-    await two.new.wait()
+    await stand_by(two.new, 1)
     assert time.monotonic() >= await working
 
 

@@ -574,3 +574,16 @@ async def test_rpc_08_a_receipt_that_one_answer_lacks_is_unknown_and_not_absent(
         await one.head()
         assert one.results == [Result.WON]
         assert "tx.foreign_nonce" not in one.told.names
+
+
+async def test_a_drained_sender_touches_neither_the_chain_nor_the_journal_any_more(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        await one.sender.drain(0)
+        chain.requests.clear()
+        one.gate.refresh = None  # type: ignore[assignment,method-assign] # nothing reads the store either
+        await one.sender.on_head(chain.mine())
+        (verdict,) = await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        assert isinstance(verdict, Skipped)
+        assert verdict.reason is Reason.STOPPING
+        assert chain.requests == []

@@ -8,14 +8,16 @@ from keeper.domain.chain import BlockHead, Receipt
 from keeper.domain.outcome import Reason, Result
 from keeper.domain.plan import Outcome
 from keeper.domain.units import Wei
+from keeper.execution.finality import KEPT_BLOCKS
 from keeper.execution.lane import Slot
 from keeper.execution.settle import Phase, look, mined, outcome
 from keeper.execution.simulate import Simulator
 from keeper.execution.verdicts import Accepted, Skipped
 from keeper.store.faults import Fault
-from keeper.store.records import Entry, IntentState
-from tests.unit.execution.desk import ALICE, BOB, Desk, FarSigner, desk, new_chain, patient
+from keeper.store.records import AttemptState, Entry, IntentState
+from tests.unit.execution.desk import ALICE, BOB, Desk, FarSigner, Switch, desk, new_chain, patient
 from tests.unit.execution.fake_chain import GWEI, FakeChain, Wire, batch_of, markets, plan_of
+from tests.unit.execution.guarded import guarded
 
 
 async def sent(one: Desk) -> Slot:
@@ -250,3 +252,213 @@ async def test_a_filler_whose_signature_could_not_be_stored_is_void_and_the_gap_
         assert "tx.gap_filled" in one.told.names
         assert chain.state.nonce == 2
         assert one.results == [Result.WON]
+
+
+class Lock(Switch):
+    """A gate that shuts for good when finality is violated, until somebody opens it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.violations: list[str] = []
+
+    async def violated(self, head: BlockHead, detail: str) -> None:
+        del head
+        self.violations.append(detail)
+        self.is_halted = True
+
+
+async def won(one: Desk) -> Slot:
+    """Liquidate Alice for good, two blocks deep."""
+    slot = await sent(one)
+    await one.heads(2)
+    assert one.results == [Result.WON]
+    return slot
+
+
+def violations(one: Desk) -> list[dict[str, object]]:
+    return [fields for name, fields in one.told.events if name == "chain.finality_violation"]
+
+
+async def test_nothing_is_asked_about_what_is_final_as_long_as_every_head_follows_the_last(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        await won(one)
+        before = len(chain.requests)
+        await one.heads(3)
+        assert chain.requests[before:] == []
+        await one.sender.on_head(chain.head)  # told of twice
+        assert chain.requests[before:] == []
+        chain.mine()
+        await one.head()  # one was missed: what was in it is unknown
+        assert chain.requests[before:] == ["standing"]
+        await one.heads(2)
+        assert chain.requests[before:] == ["standing"]
+        assert "tx.reorged" not in one.told.names
+
+
+async def test_what_was_final_and_is_in_another_block_now_is_no_violation_and_its_books_say_where(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    gate = Lock()
+    async with desk(chain, gate=gate) as one:
+        slot = await sent(one)
+        pool = dict(chain.pool)
+        await one.heads(2)
+        chain.reorg(2)
+        chain.pool = pool
+        await one.head(is_empty=True)
+        assert violations(one) == []
+        await one.heads(3)
+        assert [fields["nonce"] for name, fields in one.told.events if name == "tx.reorged"] == [0]
+        assert (violations(one), gate.violations, one.results) == ([], [], [Result.WON])
+        (entry,) = await one.journal.entries_at(0)
+        receipt = chain.receipts[slot.entry.attempts[0].tx_hash]
+        assert entry.intent.inclusion is not None
+        assert entry.intent.inclusion.block_hash == receipt.block_hash
+        assert entry.intent.state is IntentState.FINAL
+
+
+async def test_what_was_final_and_is_gone_is_told_once_and_shuts_the_gate_until_somebody_opens_it(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    gate = Lock()
+    async with desk(chain, gate=gate) as one:
+        slot = await won(one)
+        sent_before = len(chain.seen)
+        chain.reorg(2)
+        await one.head(is_empty=True)
+        assert violations(one) == []  # one head alone proves nothing
+        await one.heads(5, is_empty=True)
+        ((violation,), (detail,)) = violations(one), gate.violations
+        assert violation["depth"] == 2
+        assert violation["tx_hash"] == "0x" + slot.entry.attempts[0].tx_hash.hex()
+        assert str(violation["tx_hash"]) in detail
+        assert len(chain.seen) == sent_before
+        (verdict,) = await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        assert isinstance(verdict, Skipped)
+        assert len(chain.seen) == sent_before
+        gate.is_halted = False
+        await one.heads(3)
+        assert "tx.gap_filled" in one.told.names
+        assert chain.state.nonce == 1
+        (verdict,) = await one.sender.submit(batch_of(chain, plan_of(chain, ALICE)))
+        assert isinstance(verdict, Accepted)
+        await one.heads(2)
+        assert one.results == [Result.WON, Result.WON]
+        assert len(violations(one)) == len(gate.violations) == 1
+
+
+async def test_a_violation_while_nobody_watched_is_found_at_the_start_and_not_again_at_the_next(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        await won(one)
+    chain.reorg(2)
+    chain.mine(is_empty=True)
+    gate = Lock()
+    async with desk(chain, gate=gate) as other:
+        sent_before = len(chain.seen)
+        await other.heads(3, is_empty=True)
+        assert len(violations(other)) == len(gate.violations) == 1
+        assert len(chain.seen) == sent_before
+        (entry,) = await other.journal.entries_at(0)
+        assert {each.state for each in entry.attempts} == {AttemptState.REPLACED}
+    async with desk(chain, gate=Lock()) as third:
+        await third.heads(4)
+        assert violations(third) == []
+        assert chain.state.nonce == 1  # the gap is filled
+
+
+async def test_a_node_that_knows_its_receipts_late_shuts_nothing_where_the_chains_count_has_the_nonce(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    gate = Lock()
+    async with desk(chain, gate=gate) as one:
+        await won(one)
+        chain.hides_receipts = True
+        chain.mine()
+        await one.heads(10)
+        assert gate.violations == []
+        chain.hides_receipts = False
+        await one.heads(2)
+        assert (gate.violations, one.sender._watch.is_doubtful) == ([], False)
+
+
+async def test_a_nonce_whose_receipt_nobody_ever_finds_again_is_a_violation_in_the_end(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    gate = Lock()
+    async with desk(chain, gate=gate) as one:
+        await won(one)
+        chain.reorg(2)
+        await one.head(is_empty=True, foreign=1)
+        await one.heads(20, is_empty=True)
+        assert len(gate.violations) == 1
+
+
+async def test_an_end_that_is_another_one_after_a_deep_reorganisation_is_a_violation(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    gate = Lock()
+    async with desk(chain, gate=gate) as one:
+        slot = await sent(one)
+        pool = dict(chain.pool)
+        await one.heads(2)
+        chain.reorg(2)
+        chain.state.liquidatable.clear()  # now it reverts
+        chain.pool = pool
+        await one.heads(4)
+        assert (len(gate.violations), len(violations(one))) == (1, 1)
+        (entry,) = await one.journal.entries_at(0)
+        assert entry.intent.inclusion is not None
+        assert entry.intent.inclusion.tx_hash == slot.entry.attempts[0].tx_hash
+
+
+async def test_a_violation_is_told_once_though_the_store_fails_and_the_nodes_fall_silent_meanwhile(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    gate = Lock()
+    async with desk(chain, gate=gate) as one:
+        await won(one)
+        chain.reorg(2)
+        one.wire.fail.add("funds")
+        await one.heads(3, is_empty=True)
+        assert gate.violations == []
+        one.wire.fail.clear()
+        one.journal.fault = Fault.FULL
+        await one.heads(2, is_empty=True)
+        assert len(violations(one)) == 1
+        one.journal.fault = None
+        await one.heads(3, is_empty=True)
+        assert len(violations(one)) == 1
+        assert not one.sender._watch.is_doubtful
+
+
+async def test_what_lies_deeper_than_any_reorganisation_is_forgotten(tmp_path: Path):
+    chain = new_chain(tmp_path, ALICE)
+    async with desk(chain) as one:
+        await won(one)
+        for _ in range(KEPT_BLOCKS):
+            chain.mine()
+        await one.head()
+        assert not one.sender._watch.is_doubtful
+    async with desk(chain) as other:
+        assert not other.sender._watch.is_doubtful
+
+
+async def test_the_gate_halts_whatever_the_policy_and_a_restart_forgets_nothing_until_the_operator_resumes(
+    tmp_path: Path,
+):
+    chain = new_chain(tmp_path)
+    async with guarded(chain) as one:
+        await one.win(ALICE)
+        chain.reorg(3)
+        await one.heads(2, is_empty=True)
+        assert one.warden.is_halted
+        switches = await one.control.read()
+        assert switches.reason.startswith("finality_violation: 0x")
+        assert one.told_of("keeper.paused", "reason") == [switches.reason]
+    async with guarded(chain) as other:
+        assert other.warden.is_halted
+        (verdict,) = await other.submit(ALICE)
+        assert isinstance(verdict, Skipped)
+        await other.control.set_halted(False, reason="", at_s=1)
+        await other.head(is_empty=True)
+        (verdict,) = await other.submit(ALICE)
+        assert isinstance(verdict, Accepted)
+        await other.heads(5)
+        assert other.results == [Result.WON]
+        assert chain.state.nonce == 2

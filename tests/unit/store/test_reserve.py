@@ -58,3 +58,18 @@ def test_what_fails_for_want_of_space_is_tried_once_more_in_the_space_that_was_k
         session.transact(full_once)
     assert len(tries) == 1
     session.close()
+
+
+def test_the_space_is_kept_again_once_the_disk_has_room(path: Path, monkeypatch: pytest.MonkeyPatch):
+    session = SqliteSession.open(path, CHAIN_ID, is_read_only=False, is_cache=False, reached=None)
+    kept, room = Reserve.beside(path), module._MIN_FREE_BYTES
+    kept.give_up()
+    session.is_short_of_space = True
+    monkeypatch.setattr(module, "_MIN_FREE_BYTES", 2**80)
+    session.transact(lambda _: None)
+    assert session.is_short_of_space
+    monkeypatch.setattr(module, "_MIN_FREE_BYTES", room)
+    session.transact(lambda _: None)
+    assert not session.is_short_of_space
+    assert kept.is_kept
+    session.close()
