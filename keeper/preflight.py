@@ -18,11 +18,13 @@ from keeper.chainfile import ChainFile
 from keeper.checks import Check, Status
 from keeper.domain.plan import Inventory
 from keeper.domain.ports import PriceAge, Snapshot
-from keeper.domain.units import Address, PositionId, TokenAmount
+from keeper.domain.units import Address, PositionId, TokenAmount, Wei
 from keeper.errors import ConfigurationError, KeeperError, StorageFailed, Transient, Unsafe
+from keeper.execution.envelope import Transaction
+from keeper.execution.signer import PolicyRefused, SignerFailed
 from keeper.parts import SystemClock, open_to_read
 from keeper.registry import markets_of
-from keeper.sending import account_of
+from keeper.sending import account_of, remote_signer
 from keeper.settings import Settings
 from keeper.store.faults import Fault, StoreFailed
 from keeper.store.findings import Findings
@@ -31,6 +33,8 @@ from keeper.text import address_text, amount_text
 MAX_PRICE_AGE_S: Final = 25 * 3600
 """A day, the longest heartbeat in use, and an hour."""
 MAX_SKEW_S: Final = 15
+NEVER_NONCE: Final = 2**53
+"""No account gets that far."""
 NARROW_LOG_RANGE: Final = 500
 
 
@@ -45,6 +49,7 @@ async def preflight(settings: Settings, chain: ChainFile) -> tuple[Check, ...]:
         signer = account_of(settings, chain)
     except ConfigurationError as error:
         checks += [Check("signer", Status.FAIL, each, "correct the key") for each in error.problems]
+    checks += await _remote_signer(settings, chain)
     async with _pool(settings, chain) as (rpc, problem):
         facts = await probe(rpc)
         for each in facts:
@@ -267,6 +272,22 @@ async def _storage(settings: Settings, chain: ChainFile) -> list[Check]:
         is_old = isinstance(error, StoreFailed) and error.fault is Fault.OUTDATED
         checks.append(Check("database", Status.WARN if is_old else Status.FAIL, str(error)))
     return checks
+
+
+async def _remote_signer(settings: Settings, chain: ChainFile) -> list[Check]:
+    """Have the remote signer, where there is one, sign a transfer of nothing to itself that no chain can ever take."""
+    signer = remote_signer(settings, chain)
+    if signer is None:
+        return []
+    policy = signer.policy
+    probe_ = Transaction(policy.chain_id, NEVER_NONCE, Wei(0), Wei(0), 21_000, signer.address, Wei(0), b"")
+    try:
+        await signer.signed(probe_)
+    except (SignerFailed, PolicyRefused) as error:
+        return [Check("remote signer", Status.FAIL, str(error), "correct KEEPER_REMOTE_SIGNER_URL or KEEPER_ADDRESS")]
+    finally:
+        await signer.close()
+    return [Check("remote signer", Status.OK, f"signs for {address_text(signer.address)}")]
 
 
 def _port(settings: Settings) -> Check:

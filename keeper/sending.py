@@ -72,9 +72,14 @@ def signatory_of(settings: Settings, chain: ChainFile) -> Signer | RemoteSigner 
     """
     if settings.mode is not Mode.LIVE:
         return None
-    if settings.remote_signer_url is not None and settings.address is not None:
-        return RemoteSigner(settings.remote_signer_url.reveal(), settings.address, _first_policy(settings, chain))
-    return local_signer(settings, chain)
+    return remote_signer(settings, chain) or local_signer(settings, chain)
+
+
+def remote_signer(settings: Settings, chain: ChainFile) -> RemoteSigner | None:
+    """Return the configured remote signer, if there is one. Close it in the end."""
+    if settings.remote_signer_url is None or settings.address is None:
+        return None
+    return RemoteSigner(settings.remote_signer_url.reveal(), settings.address, _first_policy(settings, chain))
 
 
 def relays_of(settings: Settings) -> RelayGroup | None:

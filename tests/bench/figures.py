@@ -101,13 +101,15 @@ class Engine:
 class Restart:
     """Starts of the daemon without moves, one entry each; times since the process was made.
 
-    `calls` are the JSON-RPC calls up to the first decided head, at which the memory was read.
+    `cpu_s` is the processor time, and `calls` the JSON-RPC calls, up to the first decided head, at which the memory was
+    read.
     """
 
     positions: int
     start: str
     first_line_s: list[float]
     first_head_s: list[float]
+    cpu_s: list[float]
     calls: list[float]
     rss_mib: list[float]
     peak_mib: list[float]

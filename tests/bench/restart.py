@@ -25,7 +25,7 @@ from keeper.store.database import Database
 from keeper.store.findings import Cursor, Findings
 from tests.bench.figures import Restart
 from tests.bench.stage import Site
-from tests.bench.watch import at_ms, read_memory_mib, read_tally
+from tests.bench.watch import at_ms, read_memory_mib, read_tally, read_usage
 
 LARGE: Final = 100_000
 _REPEATS: Final = 3
@@ -40,6 +40,7 @@ class _Start:
     positions: int
     first_line_s: float
     first_head_s: float
+    cpu_s: float
     calls: float
     rss_mib: float
     peak_mib: float
@@ -80,13 +81,14 @@ async def _started(place: Site, state: Path) -> _Start:
     made_ms = time.time() * 1_000
     async with KeeperProcess(_environment(place, state)) as keeper:
         await keeper.ready(_LIMIT_S)
+        cpu_s = read_usage(keeper.pid).cpu_s
         rss_mib, peak_mib = read_memory_mib(keeper.pid), read_memory_mib(keeper.pid, "VmHWM")
         tally = await read_tally(place.operator.http_port)
         first, head = keeper.events("keeper.starting")[0], keeper.events("chain.head")[0]
         if await keeper.stop() != 0:
             raise Fatal(f"the daemon did not end as asked:\n{keeper.tail()}")
     first_line_s, first_head_s = ((at_ms(line) - made_ms) / 1_000 for line in (first, head))
-    return _Start(int(head["positions"]), first_line_s, first_head_s, tally.calls, rss_mib, peak_mib)
+    return _Start(int(head["positions"]), first_line_s, first_head_s, cpu_s, tally.calls, rss_mib, peak_mib)
 
 
 def _figures(positions: int, start: str, starts: Sequence[_Start]) -> Restart:
@@ -98,6 +100,7 @@ def _figures(positions: int, start: str, starts: Sequence[_Start]) -> Restart:
         start=start,
         first_line_s=[each.first_line_s for each in starts],
         first_head_s=[each.first_head_s for each in starts],
+        cpu_s=[each.cpu_s for each in starts],
         calls=[each.calls for each in starts],
         rss_mib=[each.rss_mib for each in starts],
         peak_mib=[each.peak_mib for each in starts],

@@ -14,12 +14,13 @@ from eth_account import Account
 
 from keeper.domain.outcome import Reason, Result
 from keeper.domain.units import Address, Wei
-from keeper.errors import Unsafe
+from keeper.errors import ExitCode, Unsafe
 from keeper.execution.envelope import Transaction
 from keeper.execution.remote import RemoteSigner, SignerDeviated
 from keeper.execution.signer import PolicyRefused, Signer, SignerFailed, SigningPolicy
 from keeper.execution.verdicts import Accepted, Skipped
 from tests.faults.canary import KEY, PATH_TOKEN, QUERY_TOKEN, USER, USER_PASSWORD, canary_forms
+from tests.operator import Operator
 from tests.toy import POOL
 from tests.unit.execution.desk import ALICE, SIGNING, desk, new_chain
 from tests.unit.execution.desk import KEY as DESK_KEY
@@ -355,3 +356,22 @@ async def test_sec_07_a_signer_that_deviates_stops_the_keeper_and_an_honest_one_
             await other.heads(2)
             assert other.results == [Result.WON]
         await client.close()
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+async def test_sec_07_the_preflight_has_the_signer_prove_its_account(operator: Operator, is_right: bool) -> None:
+    def prove(body: dict[str, Any]) -> web.Response:
+        call = body["params"][0]
+        return result("0x" + signed(call, to=bytes.fromhex(call["to"][2:])).hex())
+
+    async with served(prove if is_right else of_status(503)) as server:
+        settings = {
+            "MODE": "live",
+            "ADDRESS": "0x" + OWNER.hex() if is_right else operator.address,
+            "REMOTE_SIGNER_URL": f"http://127.0.0.1:{server.port}/{PATH_TOKEN}",
+        }
+        done = await asyncio.to_thread(operator.command, "check", "--json", is_live=False, **settings)
+    (found,) = [each for each in json.loads(done.stdout)["checks"] if each["name"] == "remote signer"]
+    assert found["status"] == ("ok" if is_right else "fail")
+    assert PATH_TOKEN not in done.stdout + done.stderr
+    assert (done.returncode == 0) is is_right or done.returncode == ExitCode.UNSAFE
