@@ -11,7 +11,6 @@ from sqlalchemy import Connection
 from keeper.errors import ConfigurationError
 from keeper.store.faults import Place
 from keeper.store.migration import Reached
-from keeper.store.postgres import PostgresSession
 from keeper.store.sqlite import SqliteSession
 
 T = TypeVar("T")
@@ -73,6 +72,8 @@ class Database:
 
         def work() -> Session:
             if is_server(location):
+                from keeper.store.postgres import PostgresSession  # noqa: PLC0415 - a driver that few starts need
+
                 return PostgresSession.open(str(location), chain_id, is_read_only=is_read_only, reached=reached)
             path = file_of(location)
             return SqliteSession.open(path, chain_id, is_read_only=is_read_only, is_cache=is_cache, reached=reached)

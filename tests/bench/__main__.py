@@ -68,9 +68,9 @@ async def run(chosen: argparse.Namespace, report: Report, tell: Callable[[str], 
                 wish,
                 lambda line, n=positions: tell(f"{n:,} positions: {line}"),  # type: ignore[misc]
             ) as place:
-                if positions >= _RESTARTED or positions == max(chosen.positions):
-                    starts = await restart.measure(place, is_enlarged=positions == max(chosen.positions))
-                    report.restarts.extend(starts)
+                is_largest = positions == max(chosen.positions)
+                if positions >= _RESTARTED or is_largest:
+                    await _restart(place, report, is_enlarged=is_largest)
                 report.sizes.append(await stage.measure(place))
                 market, opening = place.forecast.book.market, place.forecast.opening
         except Fatal as error:
@@ -80,6 +80,16 @@ async def run(chosen: argparse.Namespace, report: Report, tell: Callable[[str], 
         if opening is not None and positions == max(chosen.positions):
             rows = _ROWS[:1] if chosen.quick else _ROWS
             report.engines.extend(engine.measure(market, *opening, each, tell) for each in rows)
+
+
+async def _restart(place: stage.Site, report: Report, *, is_enlarged: bool) -> None:
+    """Measure starts before anything moves; what breaks there does not cost the rest."""
+    try:
+        report.restarts.extend(await restart.measure(place, is_enlarged=is_enlarged))
+    except Fatal as error:
+        what = str(error).splitlines()[0]
+        place.progress(f"the starts failed: {error}")
+        report.failures.append(f"starts with {len(place.owners):,} positions: {what}")
 
 
 def main() -> int:

@@ -114,6 +114,11 @@ class Restart:
     rss_mib: list[float]
     peak_mib: list[float]
 
+    @property
+    def work_s(self) -> list[float]:
+        """Return the times from the first line to the first decided head."""
+        return [head - line for line, head in zip(self.first_line_s, self.first_head_s, strict=True)]
+
 
 @dataclass(slots=True)
 class Report:

@@ -45,7 +45,10 @@ def notes(report: Report) -> Iterator[str]:
     yield "received and sent: all that the process read and wrote but its log, so a little more than the network's share"
     yield "web3.py asks for the chain's id twice with every call, unless told not to: three requests for each account"
     if report.restarts:
-        yield "starts: an observing daemon over HTTP; cold without any state, warm after a clean stop, by turns; 3 of each"
+        yield (
+            "starts: an observing daemon over HTTP; cold without any state, warm after a clean stop, by turns; "
+            "what precedes the first line is Python loading the program"
+        )
         yield "100,000 positions: a genuine saved book with copies of its positions; the chain does not have those"
     if any(each.is_extrapolated for size in report.sizes for each in size.patterns):
         yield "the common pattern was timed with at most 1,000 accounts"
@@ -172,27 +175,30 @@ def _processes(sizes: Sequence[Size]) -> Table:
 
 def _restarts(restarts: Sequence[Restart]) -> Table:
     table = _table(
-        "from the start of the process to the first decided head",
+        "starts of the daemon",
         "positions",
         "start",
-        "to its first line, s",
-        "to the first decided head, s",
-        "cold / warm",
+        "process to its first line, s",
+        "from there to the first decided head, s",
+        "in all, s",
+        "cold / warm, from there / in all",
         "CPU, s",
         "JSON-RPC calls",
         "RSS, MiB",
         "peak, MiB",
     )
-    cold_s = {each.positions: middle(each.first_head_s) for each in restarts if each.start == "cold"}
+    cold = {each.positions: each for each in restarts if each.start == "cold"}
     for each in restarts:
-        is_compared = each.start != "cold" and each.positions in cold_s
-        ratio = f"{cold_s[each.positions] / middle(each.first_head_s):.1f} ×" if is_compared else "-"
+        other = cold.get(each.positions, each)
+        is_compared = other is not each
+        ratios = (middle(other.work_s) / middle(each.work_s), middle(other.first_head_s) / middle(each.first_head_s))
         table.add_row(
             f"{each.positions:,}",
             each.start,
             spread(each.first_line_s, 2),
+            spread(each.work_s, 2),
             spread(each.first_head_s, 2),
-            ratio,
+            "{:.1f} / {:.1f} ×".format(*ratios) if is_compared else "-",
             spread(each.cpu_s),
             spread(each.calls, 0),
             spread(each.rss_mib, 0),
