@@ -59,6 +59,8 @@ class Desk:
         self.unsaved: dict[PositionId, Any] = {}
         """What was read since the book was last saved; None for a position that owes nothing any more."""
         self.is_stale = False
+        self._redrawn: set[BlockHash] = set()
+        """Remembered blocks that changed the market itself."""
         self._new: set[PositionId] = set()
         self._taken: list[Taken] = []
         self._history: dict[BlockHash, frozenset[PositionId]] = {}
@@ -84,9 +86,11 @@ class Desk:
         self.unsaved.update((each.id, each if each.has_debt else None) for each in positions)
 
     def unwind(self, orphaned: Iterable[BlockHead]) -> None:
-        """Read again what the orphaned blocks had touched."""
+        """Read again what the orphaned blocks had touched, and the market where they had changed it."""
         for block in orphaned:
             self.pending |= self._history.pop(block.hash, frozenset())
+            self.is_stale = self.is_stale or block.hash in self._redrawn
+            self._redrawn.discard(block.hash)
 
     def follow(self, blocks: Sequence[BlockHead], logs: Sequence[Log], *, depth: int) -> None:
         """Read again what new blocks touched; `logs` are in the order of the chain, those of a gap before `blocks`.
@@ -101,14 +105,21 @@ class Desk:
         senseless: list[Invalid] = []
         for block_hash in (*(each for each in inside if each not in followed), *(block.hash for block in blocks)):
             noted: frozenset[PositionId] = frozenset()
+            was_stale, self.is_stale = self.is_stale, False
             try:
                 noted = self._note(inside.get(block_hash, []))
             except Invalid as error:
                 senseless.append(error)
+            if self.is_stale:  # what contracts that nobody knew yet did to anybody, no log has told
+                noted |= self.books.book.positions.keys()
+                self._redrawn |= {block_hash} & followed
+            self.is_stale = self.is_stale or was_stale
             if block_hash in followed:
                 self._history[block_hash] = noted
         while len(self._history) > depth:
-            del self._history[next(iter(self._history))]
+            oldest = next(iter(self._history))
+            del self._history[oldest]
+            self._redrawn.discard(oldest)
         if senseless:
             raise senseless[0]
         self._taken += self.reader.liquidations(logs)
@@ -117,6 +128,7 @@ class Desk:
         """Read everything again: the positions of the book, and those that discovery knows."""
         self.reader.recall(known)
         self._history.clear()
+        self._redrawn.clear()
         self.pending |= self.books.book.positions.keys() | set(known)
         self.is_stale = True
 

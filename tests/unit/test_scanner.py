@@ -180,6 +180,17 @@ async def test_the_accounts_of_orphaned_blocks_are_read_again() -> None:
     assert world.book == world.truth
 
 
+async def test_a_market_that_an_orphaned_block_had_changed_is_discovered_anew() -> None:
+    world = await started(position(1, SAFE))
+    world.chain.mine(gold_column=Column(7))
+    await world.mine()
+    world.chain.drop(2)
+    done = await world.mine()
+    assert done.markets[0].is_rediscovered
+    assert world.reader.read[-1] == [account(1)]
+    assert world.book == world.truth
+
+
 async def test_an_account_that_left_the_book_in_an_orphaned_block_comes_back() -> None:
     world = await started(position(1, RISKY))
     await world.mine(position(1, (100, 0)))
