@@ -11,6 +11,7 @@ from keeper.domain.chain import BlockHead, Call, Log, LogFilter, Moment, ViewCal
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Payment, Realised
 from keeper.domain.position import Action, Assessment, Health, Opportunity, PositionKey, Row, Token, Weight
+from keeper.domain.program import Step
 from keeper.domain.units import ZERO_ADDRESS, Address, Base, Column, PositionId, TokenAmount
 
 SnapshotOut = TypeVar("SnapshotOut", bound="Snapshot", covariant=True)
@@ -243,6 +244,25 @@ class Calls(Protocol):
         ...
 
 
+class Programs(Protocol[SnapshotIn, PositionIn]):
+    """How a protocol's liquidations go through the executor: pure."""
+
+    def steps(self, opportunity: Opportunity) -> tuple[Step, ...]:
+        """Return the steps that carry an opportunity out and turn what is seized into what can be sold.
+
+        None where the executor cannot do it. A last step that is a door is paid when all the rest is done.
+        """
+        ...
+
+    def proceeds(self, opportunity: Opportunity, snapshot: SnapshotIn) -> tuple[Address, TokenAmount]:
+        """Return what the executor holds after the steps: the token that can be sold, and how much of it, rounded down."""
+        ...
+
+    def after(self, position: PositionIn, snapshot: SnapshotIn, opportunity: Opportunity) -> Any | None:
+        """Return the position as the opportunity leaves it, for a second one in the same block; None where none follows."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Market:
     """A protocol's parts bound to one market of the chain file. Snapshots and positions are its own types."""
@@ -256,6 +276,8 @@ class Market:
     root: Address = ZERO_ADDRESS
     position: type[Any] | None = None
     """The type of its positions, a frozen dataclass, where they may be saved; its reader then has `recognise`."""
+    programs: Programs[Any, Any] | None = None
+    """How the executor liquidates, where it can; elsewhere the signer's own inventory pays."""
 
     @property
     def place(self) -> str:
