@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
 
 from keeper.chain.backfill import Progress
 from keeper.chain.endpoint import nodes_of
@@ -35,8 +34,6 @@ from keeper.store.findings import Findings
 from keeper.store.migration import Reached
 
 OnProgress = Callable[[str, Progress], None]
-
-_MAX_GAS_LIMIT: Final = 5_000_000
 
 
 class SystemClock:

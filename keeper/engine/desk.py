@@ -89,8 +89,10 @@ class Desk:
         """Read again what the orphaned blocks had touched, and the market where they had changed it."""
         for block in orphaned:
             self.pending |= self._history.pop(block.hash, frozenset())
-            self.is_stale = self.is_stale or block.hash in self._redrawn
-            self._redrawn.discard(block.hash)
+            if block.hash in self._redrawn:  # what contracts that nobody knew yet did to anybody, no log had told
+                self._redrawn.discard(block.hash)
+                self.is_stale = True
+                self.pending |= self.books.book.positions.keys()
 
     def follow(self, blocks: Sequence[BlockHead], logs: Sequence[Log], *, depth: int) -> None:
         """Read again what new blocks touched; `logs` are in the order of the chain, those of a gap before `blocks`.
@@ -110,8 +112,7 @@ class Desk:
                 noted = self._note(inside.get(block_hash, []))
             except Invalid as error:
                 senseless.append(error)
-            if self.is_stale:  # what contracts that nobody knew yet did to anybody, no log has told
-                noted |= self.books.book.positions.keys()
+            if self.is_stale:
                 self._redrawn |= {block_hash} & followed
             self.is_stale = self.is_stale or was_stale
             if block_hash in followed:
@@ -140,6 +141,7 @@ class Desk:
         if reading.is_rediscovered:
             self.books.rewrite_rows(reading.snapshot)
             self.is_stale = False
+        self._remember_leavers(reading)
         self.put(reading.positions, reading.snapshot)
         held = self.held
         appeared = tuple(sorted(reading.impossible - self.impossible))
@@ -186,6 +188,14 @@ class Desk:
         self.pending |= noted
         self.is_stale = self.is_stale or touched.is_market_changed
         return noted
+
+    def _remember_leavers(self, reading: Reading) -> None:
+        """Note who leaves the book at this head: after a reorganisation the book would not know them any more."""
+        noted = self._history.get(reading.snapshot.head.hash)
+        if noted is not None:
+            book = self.books.book
+            left = {each.id for each in reading.positions if each.id in book and not each.has_debt}
+            self._history[reading.snapshot.head.hash] = noted | left
 
     def _compare(self, reading: Reading) -> tuple[Mismatch, ...]:
         """Quarantine positions whose local health is not the chain's, and free those that agree again."""

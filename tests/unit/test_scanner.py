@@ -191,6 +191,16 @@ async def test_a_market_that_an_orphaned_block_had_changed_is_discovered_anew() 
     assert world.book == world.truth
 
 
+async def test_who_left_through_a_contract_that_nobody_knew_comes_back_when_its_block_is_orphaned() -> None:
+    world = await started(position(1, RISKY))
+    world.chain.mine(position(1, (100, 0)), at=ANNEX, annex=True)
+    await world.scan()
+    assert world.book == {}
+    world.chain.drop(1)
+    await world.mine()
+    assert world.book == world.truth != {}
+
+
 async def test_an_account_that_left_the_book_in_an_orphaned_block_comes_back() -> None:
     world = await started(position(1, RISKY))
     await world.mine(position(1, (100, 0)))
