@@ -40,7 +40,7 @@ FROM environment AS packages
 ENV HOME="/opt/demo"
 RUN ["apt-get", "update"]
 RUN ["apt-get", "install", "--yes", "--no-install-recommends", "npm"]
-RUN ["/opt/keeper/bin/python", "-c", "from keeper.devnet.packages import default_cache_dir, ensure_packages; ensure_packages(default_cache_dir(), print)"]
+RUN ["/opt/keeper/bin/python", "-c", "from keeper.devnet.packages import default_cache_dir, ensure_packages; ensure_packages(default_cache_dir(), print, sets=('core', 'uniswap'))"]
 
 # --- the demo: it keeps the chain that it builds beside its packages
 FROM daemon AS demo

@@ -6,16 +6,20 @@ import signal
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
+from keeper import permits
 from keeper.chain.heads import Heads
 from keeper.chain.observer import LASTING
-from keeper.chain.view import ChainView
-from keeper.chainfile import ChainFile
+from keeper.chain.rpc import Rpc
+from keeper.chain.view import ChainView, latest_head
+from keeper.chainfile import ChainFile, ExecutorConfig
 from keeper.daemon import Daemon, StopRequested
 from keeper.discovery import Discovery
 from keeper.domain.plan import Outcome
+from keeper.domain.units import Address
 from keeper.errors import Fatal, KeeperError
 from keeper.execution.budget import Limit
 from keeper.execution.remote import RemoteSigner
@@ -138,8 +142,11 @@ class Keeper:
             rpc = await stack.enter_async_context(open_rpc(self.settings, self.chain, self.attendant))
             discovery = Discovery(rpc, Findings(database))
             scanner, view = make_scanner(self.settings, self.chain, rpc, account, discovery.catch_up)
+            stack.push_async_callback(scanner.close)
             librarian = await librarian_of(self.settings, self.chain, scanner, self.observer.reached, stack)
             head = await _patiently(stop, lambda: fill_books(scanner, rpc, discovery, self._on_progress, librarian))
+            if signer is not None and self.chain.executor is not None:
+                await _patiently(stop, partial(_is_ours, self.chain.executor, rpc, view, account))
             gc.collect()
             gc.freeze()  # the books stay: no full collection has to walk them
             if signer is not None:
@@ -227,6 +234,14 @@ async def _beside(work: Coroutine[Any, Any, None] | None) -> AsyncIterator[None]
         task = group.create_task(work, name="beside")
         yield
         task.cancel()
+
+
+async def _is_ours(executor: ExecutorConfig, rpc: Rpc, view: ChainView, account: Address | None) -> None:
+    """Let pass an executor that is the one of the chain file, and that the account may call.
+
+    Raises: Unsafe; Transient; Stale.
+    """
+    await permits.require(executor, rpc, view.reads(await latest_head(rpc)), account)
 
 
 async def _patiently(stop: asyncio.Event, step: Callable[[], Awaitable[T]]) -> T:

@@ -2,11 +2,12 @@
 
 import difflib
 import os.path
+import re
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Self, get_args
+from typing import Annotated, Any, Final, NamedTuple, Self, get_args
 
 from eth_utils.address import to_checksum_address
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
@@ -19,6 +20,7 @@ FOLDERS: Final = (Path(__file__).parent.parent / "config", Path(__file__).parent
 MAX_FILE_BYTES: Final = 1 << 20
 MULTICALL3: Final = "0xcA11bde05977b3631167028862bE2a173976CA11"
 ADDRESS_CHARACTERS: Final = 42
+HASH_BYTES: Final = 32
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -48,8 +50,22 @@ def parse_address(value: object) -> Address:
     return address
 
 
+def parse_hash(value: object) -> bytes:
+    """Read a hash of 32 bytes.
+
+    Raises: ValueError when it is of another form.
+    """
+    if isinstance(value, bytes) and len(value) == HASH_BYTES:
+        return value
+    if not isinstance(value, str) or not re.fullmatch(r"0x[0-9a-fA-F]{64}", value):
+        raise ValueError("must be a hash: 0x and 64 hexadecimal digits")
+    return bytes.fromhex(value[2:])
+
+
 AddressField = Annotated[Address, BeforeValidator(parse_address)]
+HashField = Annotated[bytes, BeforeValidator(parse_hash)]
 Label = Annotated[str, Field(strict=True, pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
+KindField = Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Whole = Annotated[int, Field(strict=True)]
 
 
@@ -57,28 +73,45 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
 
-class MarketConfig(_Frozen):
-    """One market: a deployment of a protocol, reachable from its root contract."""
+class PlaceConfig(_Frozen):
+    """Anything that is reachable from a root contract and has options of its own."""
 
     name: Label
-    protocol: Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9_]{0,39}$")]
     root: AddressField
-    from_block: Annotated[Whole, Field(ge=0, lt=1 << 53)]
     options: Mapping[str, Any] = {}
-    """What only the protocol knows; it checks them itself."""
+    """What only its kind knows; that checks them itself."""
+
+
+class MarketConfig(PlaceConfig):
+    """One market: a deployment of a protocol."""
+
+    protocol: KindField
+    from_block: Annotated[Whole, Field(ge=0, lt=1 << 53)]
+
+
+class VenueConfig(PlaceConfig):
+    """A place to swap."""
+
+    kind: KindField
+
+
+class LenderConfig(PlaceConfig):
+    """A place to borrow from within a transaction."""
+
+    kind: KindField
 
 
 class Options(_Frozen):
-    """A market's own options: a protocol derives what it knows from this; as it stands there are none."""
+    """A place's own options: its kind derives what it knows from this; as it stands there are none."""
 
     @classmethod
-    def read(cls, market: MarketConfig) -> Self:
-        """Check a market's options.
+    def read(cls, place: PlaceConfig) -> Self:
+        """Check a place's options.
 
         Raises: ConfigurationError with every problem of them.
         """
         try:
-            return cls.model_validate(dict(market.options))
+            return cls.model_validate(dict(place.options))
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False)
             raise ConfigurationError(*(f"options.{_explain(each, cls)}" for each in details)) from None
@@ -103,8 +136,34 @@ class PricesConfig(_Frozen):
     """Tokens whose prices are acted upon however far they jump."""
 
 
+class ExecutorConfig(_Frozen):
+    """The contract that liquidates with borrowed money, as `keeper executor deploy` printed it."""
+
+    address: AddressField
+    code_hash: HashField
+    owner: AddressField | None = None
+    """Who gets the profit; the code's hash says nothing of that."""
+    hold: tuple[AddressField, ...] = ()
+    """Tokens that may be kept where they cannot be sold; any other collateral without a way out is left alone."""
+    from_block: Annotated[Whole, Field(ge=0, lt=1 << 53)] | None = None
+    """Where it was created: with it, what it was ever allowed can be found."""
+
+
+class ExchangeConfig(_Frozen):
+    """Where tokens are swapped and lent. `bases` are the tokens that a route may lead through.
+
+    A swap may bring `tolerance_bps` less than was quoted, and never be `max_slippage_bps` below the oracle's price.
+    """
+
+    bases: tuple[AddressField, ...] = ()
+    tolerance_bps: Annotated[Whole, Field(ge=0, le=1_000)] = 50
+    max_slippage_bps: Annotated[Whole, Field(ge=1, le=5_000)] = 300
+    venues: tuple[VenueConfig, ...] = ()
+    lenders: tuple[LenderConfig, ...] = ()
+
+
 class ChainFile(_Frozen):
-    """A chain and the markets on it."""
+    """A chain, the markets on it, and where to trade."""
 
     chain_id: Annotated[Whole, Field(ge=1, lt=1 << 53)]
     name: Label
@@ -118,6 +177,8 @@ class ChainFile(_Frozen):
     """What tells the gas that Arbitrum takes for a transaction's data (NodeInterface, `gasEstimateL1Component`)."""
     explorer: Annotated[str, Field(strict=True, pattern=r"^https?://[^\s]{1,200}$")] | None = None
     prices: PricesConfig = PricesConfig()
+    executor: ExecutorConfig | None = None
+    exchange: ExchangeConfig = ExchangeConfig()
     markets: tuple[MarketConfig, ...]
     _warnings: tuple[str, ...] = PrivateAttr(default=())
 
@@ -200,6 +261,14 @@ def _model_at(location: Sequence[str | int]) -> type[BaseModel]:
             return FeedConfig
         case ("prices", _):
             return PricesConfig
+        case ("executor", _):
+            return ExecutorConfig
+        case ("exchange", "venues", _, _):
+            return VenueConfig
+        case ("exchange", "lenders", _, _):
+            return LenderConfig
+        case ("exchange", _):
+            return ExchangeConfig
         case _:
             return ChainFile
 
@@ -216,48 +285,77 @@ def _explain(detail: Mapping[str, Any], model: type[BaseModel]) -> str:
     return f"{where}: {message.replace('Input should', 'must').replace('String should', 'must')}"
 
 
-def _addresses(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield every address of a file with its key path, as written."""
+class _Written(NamedTuple):
+    """A text of a file with its key path. `group` says within what it must be the only one, if at all."""
+
+    where: str
+    text: str
+    group: str = ""
+
+
+def _addresses(tree: Mapping[str, Any]) -> Iterator[_Written]:
+    """Yield every address of a file, as written."""
     for key, field in ChainFile.model_fields.items():
-        if field.annotation in get_args(AddressField) and isinstance(tree.get(key), str):
-            yield key, tree[key]
-    for number, market in enumerate(_tables(tree)):
-        if isinstance(market.get("root"), str):
-            yield f"markets[{number}].root", market["root"]
-
-
-def _price_addresses(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield every address of a file's price sources; several tokens may share one."""
-    prices = tree.get("prices")
-    if not isinstance(prices, dict):
-        return
-    if isinstance(prices.get("oracle"), str):
-        yield "prices.oracle", prices["oracle"]
+        if field.annotation in get_args(AddressField):
+            yield from _text(tree, key, key, "address")
+    for number, market in enumerate(_tables(tree, "markets")):
+        yield from _text(market, "root", f"markets[{number}].root", "address")
+    prices, executor, exchange = (_table(tree, key) for key in ("prices", "executor", "exchange"))
+    yield from _text(prices, "oracle", "prices.oracle")
     for number, feed in enumerate(_tables(prices, "feeds")):
-        for key in ("token", "feed"):
-            if isinstance(feed.get(key), str):
-                yield f"prices.feeds[{number}].{key}", feed[key]
+        yield from _text(feed, "token", f"prices.feeds[{number}].token", "token")
+        yield from _text(feed, "feed", f"prices.feeds[{number}].feed")
+    yield from _texts(prices, "vouched", "prices.vouched", "token")
+    yield from _text(executor, "address", "executor.address", "address")
+    yield from _text(executor, "owner", "executor.owner")
+    yield from _texts(executor, "hold", "executor.hold", "token")
+    yield from _texts(exchange, "bases", "exchange.bases", "token")
+    for kind in ("venues", "lenders"):  # one contract may be a market, a venue and a lender at once
+        for number, place in enumerate(_tables(exchange, kind)):
+            yield from _text(place, "root", f"exchange.{kind}[{number}].root", "root")
 
 
-def _tables(tree: Mapping[str, Any], key: str = "markets") -> list[Mapping[str, Any]]:
+def _names(tree: Mapping[str, Any]) -> Iterator[_Written]:
+    """Yield every name of a file."""
+    for number, market in enumerate(_tables(tree, "markets")):
+        yield from _text(market, "name", f"markets[{number}].name", "name")
+    for kind in ("venues", "lenders"):
+        for number, place in enumerate(_tables(_table(tree, "exchange"), kind)):
+            yield from _text(place, "name", f"exchange.{kind}[{number}].name", "name")
+
+
+def _text(table: Mapping[str, Any], key: str, where: str, group: str = "") -> Iterator[_Written]:
+    if isinstance(table.get(key), str):
+        yield _Written(where, table[key], group)
+
+
+def _texts(table: Mapping[str, Any], key: str, where: str, group: str = "") -> Iterator[_Written]:
+    found = table.get(key)
+    for number, each in enumerate(found if isinstance(found, list) else []):
+        if isinstance(each, str):
+            yield _Written(f"{where}[{number}]", each, group)
+
+
+def _table(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = tree.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _tables(tree: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     found = tree.get(key)
     return [table if isinstance(table, dict) else {} for table in found] if isinstance(found, list) else []
 
 
 def _repetitions(tree: Mapping[str, Any]) -> list[str]:
-    """Report names and addresses that appear twice, whatever else is wrong with the file."""
-    places = defaultdict[tuple[str, str], list[str]](list)
-    for where, address in _addresses(tree):
-        places["address", address.lower()].append(where)
-    for number, market in enumerate(_tables(tree)):
-        if isinstance(market.get("name"), str):
-            places["name", market["name"]].append(f"markets[{number}].name")
-    for where, address in _price_addresses(tree):
-        if where.endswith(".token"):
-            places["token", address.lower()].append(where)
+    """Report names and addresses that appear twice where each must be its own, whatever else is wrong with the file."""
+    places = defaultdict[tuple[str, str, str], list[str]](list)
+    for where, text, group in (*_addresses(tree), *_names(tree)):
+        if group:
+            scope = "" if group == "address" else re.sub(r"\[\d+\]", "", where)
+            places[group, scope, text.lower()].append(where)
     return [
-        f"{where}: is the same {kind} as {first}; each must be its own"
-        for (kind, _), (first, *others) in places.items()
+        f"{where}: is the same {group} as {first}; each must be its own"
+        for (group, _, _), (first, *others) in places.items()
         for where in others
     ]
 
@@ -265,6 +363,6 @@ def _repetitions(tree: Mapping[str, Any]) -> list[str]:
 def _doubts(tree: Mapping[str, Any]) -> Iterator[str]:
     if not tree["markets"]:
         yield "markets: empty, so there is nothing to watch; add a [[markets]] table"
-    for where, address in (*_addresses(tree), *_price_addresses(tree)):
+    for where, address, _ in _addresses(tree):
         if address == address.lower() and address != to_checksum_address(address):
             yield f"{where}: has no checksum, so a mistyped digit would go unnoticed; write it checksummed"

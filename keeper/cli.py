@@ -1,32 +1,22 @@
 """The command line: reads the configuration, runs one command, turns how it ended into an exit code."""
 
 import asyncio
-import resource
-import sys
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, NoReturn
 
 import typer
 import uvloop
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from keeper import checks, conformance, preflight, registry
+from keeper import checks, conformance, executor_cli, preflight, registry
 from keeper import positions as listing
 from keeper.app import Keeper, Signals
-from keeper.chain.backfill import Progress as ScanProgress
-from keeper.chainfile import ChainFile
 from keeper.daemon import supervise
-from keeper.errors import ConfigurationError, ExitCode, Fatal, KeeperError
+from keeper.errors import ConfigurationError, ExitCode, Fatal
 from keeper.observe import logs
 from keeper.observe.events import Event, emit
-from keeper.parts import OnProgress, set_switches
-from keeper.settings import Settings, load_configuration
-
-T = TypeVar("T")
+from keeper.parts import set_switches
+from keeper.terminal import Json, configuration, console, finish, progress, quiet
 
 app = typer.Typer(
     name="keeper",
@@ -34,14 +24,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog="Settings are environment variables that begin with KEEPER_: see the README. "
-    "Exit codes: 0 done, 1 crashed, 2 usage, 3 configuration, 4 preflight or unsafe, 5 another instance, 6 storage.",
+    "Exit codes: 0 done, 1 crashed, 2 usage, 3 configuration, 4 preflight or unsafe, 5 another instance, 6 storage, "
+    "7 transactions printed for the executor's owner to sign.",
 )
 
 protocols = typer.Typer(help="The protocols that this keeper knows.", no_args_is_help=True)
 app.add_typer(protocols, name="protocol")
+app.add_typer(executor_cli.app, name="executor")
 
 Reason = Annotated[str, typer.Option(help="Why: it is logged, and shown by /readyz.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -69,13 +60,13 @@ def once() -> None:
 @app.command()
 def check(as_json: Json = False) -> None:
     """Check everything that running needs, one line each, with how to mend it."""
-    settings, chain = _configuration(as_json=as_json)
-    with _quiet(settings, chain):
-        found = _finish(preflight.preflight(settings, chain))
+    settings, chain = configuration(as_json=as_json)
+    with quiet(settings, chain):
+        found = finish(preflight.preflight(settings, chain))
     if as_json:
         typer.echo(checks.as_json(found))
     else:
-        checks.show(found, _console(settings))
+        checks.show(found, console(settings))
     raise typer.Exit(checks.exit_code(found))
 
 
@@ -88,17 +79,17 @@ def positions(
 ) -> None:
     """List every tracked position, riskiest first. It works beside a running daemon."""
     below_wad = _wad(below)
-    settings, chain = _configuration(as_json=False)
+    settings, chain = configuration(as_json=False)
     if market is not None and market not in {each.name for each in chain.markets}:
         known = ", ".join(each.name for each in chain.markets)
         raise typer.BadParameter(f"no such market on {chain.name}; there are {known}", param_hint="--market")
-    with _quiet(settings, chain), _progress() as on_progress:
-        found = _finish(listing.read_positions(settings, chain, on_progress))
+    with quiet(settings, chain), progress() as on_progress:
+        found = finish(listing.read_positions(settings, chain, on_progress))
     chosen = found.chosen(below_wad=below_wad, market=market, limit=limit)
     if as_json:
         typer.echo(listing.as_json(chosen))
     else:
-        _console(settings).print(listing.as_table(chosen))
+        console(settings).print(listing.as_table(chosen))
 
 
 @app.command()
@@ -133,16 +124,16 @@ def examine_protocol(
     as_json: Json = False,
 ) -> None:
     """Compare a protocol's four parts with its contracts on the configured chain; nothing is sent."""
-    settings, chain = _configuration(as_json=as_json)
+    settings, chain = configuration(as_json=as_json)
     used = sorted({each.protocol for each in chain.markets})
     if name not in used:
         raise typer.BadParameter(f"no market of {chain.name} uses it; there are {', '.join(used)}", param_hint="NAME")
-    with _quiet(settings, chain), _progress() as on_progress:
-        found = _finish(conformance.examine_all(settings, chain, name, limit=limit, on_progress=on_progress))
+    with quiet(settings, chain), progress() as on_progress:
+        found = finish(conformance.examine_all(settings, chain, name, limit=limit, on_progress=on_progress))
     if as_json:
         typer.echo(checks.as_json(found))
     else:
-        checks.show(found, _console(settings))
+        checks.show(found, console(settings))
     raise typer.Exit(checks.exit_code(found))
 
 
@@ -159,7 +150,7 @@ def demo(
     from keeper import demo as demonstration  # noqa: PLC0415 - the local chain's libraries take a second to import
 
     request = demonstration.Request(generation=generation, accounts=accounts, cache_dir=cache_dir, as_json=as_json)
-    raise typer.Exit(_finish(demonstration.run(request)))
+    raise typer.Exit(finish(demonstration.run(request)))
 
 
 def main() -> None:
@@ -169,8 +160,8 @@ def main() -> None:
 
 def _daemon(*, is_once: bool) -> NoReturn:
     """Run the keeper under supervision; standard output is its log."""
-    settings, chain = _configuration(as_json=False)
-    with _progress() as on_progress:
+    settings, chain = configuration(as_json=False)
+    with progress() as on_progress:
         keeper = Keeper(settings, chain, on_progress)
         output = logs.configure(
             level=settings.log_level,
@@ -215,108 +206,11 @@ def _crashed(error: Exception) -> None:
 
 def _switch(reason: str, **switches: bool) -> None:
     """Set switches in the store, beside a running daemon or before one starts, and say how they stand."""
-    settings, chain = _configuration(as_json=False)
-    with _quiet(settings, chain):
-        found = _finish(set_switches(settings, chain, switches, reason=reason))
+    settings, chain = configuration(as_json=False)
+    with quiet(settings, chain):
+        found = finish(set_switches(settings, chain, switches, reason=reason))
     state = "halted" if found.halted else "paused" if found.paused else "running"
     typer.echo(f"{chain.name}: {state}{f' ({found.reason})' if found.reason else ''}")
-
-
-def _finish(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work; an error raised on purpose is one message on standard error, and its exit code."""
-    try:
-        return asyncio.run(work)
-    except KeeperError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"keeper: {line}", err=True)
-        raise typer.Exit(error.exit_code if isinstance(error, Fatal) else ExitCode.CRASHED) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(ExitCode.CRASHED) from None
-
-
-def _configuration(*, as_json: bool) -> tuple[Settings, ChainFile]:
-    """Load the configuration, or print every problem of it at once and exit."""
-    _forbid_core_dumps()
-    try:
-        return load_configuration()
-    except ConfigurationError as error:
-        if as_json:
-            found = tuple(checks.Check("configuration", checks.Status.FAIL, each) for each in error.problems)
-            typer.echo(checks.as_json(found))
-        many = len(error.problems)
-        typer.echo(f"keeper: {many} problem{'s' if many > 1 else ''} in the configuration", err=True)
-        for problem in error.problems:
-            typer.echo(f"  {problem}", err=True)
-        raise typer.Exit(ExitCode.CONFIGURATION) from None
-
-
-def _forbid_core_dumps() -> None:
-    """Keep the key out of core dumps: a limit of 1 byte also stops those that are piped to a program, which ignore 0."""
-    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    limit = 0 if hard == 0 else 1
-    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
-
-
-@contextmanager
-def _quiet(settings: Settings, chain: ChainFile) -> Iterator[None]:
-    """Send warnings of the parts to standard error, so that standard output holds the answer alone."""
-    output = logs.configure(
-        level="warning",
-        format=settings.log_format,
-        mode=settings.mode.value,
-        chain_id=chain.chain_id,
-        secrets=settings.secrets(),
-        stream=sys.stderr,
-        colour=not settings.no_color,
-    )
-    try:
-        yield
-    finally:
-        output.close()
-
-
-@contextmanager
-def _progress() -> Iterator[OnProgress]:
-    """Draw a bar for each market whose logs are read; on anything but a terminal, log now and then instead."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _logged_progress()
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("blocks, {task.fields[logs]} logs"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def draw(market: str, progress: ScanProgress) -> None:
-            task = tasks.get(market)
-            if task is None:
-                task = tasks[market] = bars.add_task(f"accounts of {market}", total=len(progress.whole), logs=0)
-            bars.update(task, total=len(progress.whole), completed=len(progress.done), logs=progress.logs)
-
-        yield draw
-
-
-def _logged_progress() -> OnProgress:
-    told: dict[str, int] = {}
-
-    def log(market: str, progress: ScanProgress) -> None:
-        percent = 100 * len(progress.done) // max(1, len(progress.whole))
-        if percent >= told.get(market, -1) + 5 or percent == 100:
-            told[market] = percent
-            emit(Event.INDEX_BACKFILL, market=market, percent=percent, block=progress.done.last, logs=progress.logs)
-
-    return log
-
-
-def _console(settings: Settings) -> Console:
-    """Return standard output: as wide as needed where it is not a terminal, and without colour where asked."""
-    console = Console(no_color=settings.no_color or None)
-    return console if console.is_terminal else Console(width=240, no_color=True)
 
 
 def _wad(text: str | None) -> int | None:

@@ -20,7 +20,8 @@ from keeper.engine.limits import way_of
 from keeper.engine.plan import accept, skip
 from keeper.errors import ExitCode, Fatal, KeeperError, Stale, Transient
 from keeper.execution.verdicts import Accepted, Skipped, Verdict
-from keeper.scanner import Pass, Scanner
+from keeper.passes import Pass
+from keeper.scanner import Scanner
 
 T = TypeVar("T")
 

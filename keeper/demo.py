@@ -1,4 +1,8 @@
-"""`keeper demo`: a local chain with the genuine Aave v3, positions on it, falling prices, and the real daemon."""
+"""`keeper demo`: a local chain with the genuine Aave v3 and Uniswap, positions, falling prices, and the real daemon.
+
+Its account has native currency for gas and nothing else: what it repays is borrowed by the executor, and the profit
+goes to an address whose key it does not have.
+"""
 
 import json
 import secrets
@@ -18,18 +22,19 @@ from rich.table import Table
 
 from keeper.devnet.chain_file import chain_text
 from keeper.devnet.devnet import Devnet, DevnetSpec, cached_devnet
-from keeper.devnet.ledger import Statement, read_balances, read_statement
+from keeper.devnet.executor import DevExecutor
+from keeper.devnet.ledger import FlashStatement, read_flash_statement, read_standing, tokens_of
 from keeper.devnet.market import AaveMarket, AccountData, Generation
 from keeper.devnet.node import AnvilOptions
 from keeper.devnet.packages import default_cache_dir
-from keeper.devnet.process import KeeperProcess, Line, keeper_environment
+from keeper.devnet.process import KeeperProcess, Line, keeper_environment, run_command
 from keeper.domain.units import BASE_UNIT, WAD, Wei
 from keeper.errors import ExitCode
 from keeper.execution.signer import Signer, SigningPolicy
 from keeper.text import address_text, amount_text, health_text, usd_text
 
 BLOCK_S: Final = 1
-_FUNDS_USD: Final = 20_000_000
+_GAS_WEI: Final = 10**18
 _SHOWN: Final = 10
 _QUIET_HEADS: Final = 3
 _STEP_LIMIT_S: Final = 20.0
@@ -64,8 +69,10 @@ async def run(request: Request) -> ExitCode:
     console = console if console.is_terminal else Console(stderr=request.as_json, width=140, highlight=False)
     generation = cast("Generation", request.generation)
     cache_dir = request.cache_dir or default_cache_dir()
-    spec = DevnetSpec(generations=(generation,), n_positions=request.accounts)
-    console.print(f"[bold]keeper demo[/]: a local chain with the genuine Aave v{generation} contracts, no keys needed")
+    spec = DevnetSpec(generations=(generation,), others=("uniswap",), n_positions=request.accounts)
+    console.print(
+        f"[bold]keeper demo[/]: a local chain with the genuine Aave v{generation} and Uniswap contracts, no keys needed"
+    )
 
     def tell(line: str) -> None:
         console.print(f"  {escape(line)}", style="dim")
@@ -84,26 +91,41 @@ async def run(request: Request) -> ExitCode:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A folder for one run, with a fresh key in it."""
+    """A folder for one run, with fresh keys in it: of the account that liquidates, and of the executor's owner."""
 
     folder: Path
     chain_file: Path
     key_file: Path
     address: str
+    owner_key_file: Path
+    owner: str
+    environment: dict[str, str]
 
 
 @contextmanager
 def _workplace(devnet: Devnet) -> Iterator[_Place]:
-    """Make the folder: a chain file as in `config/`, and a key that nobody has used."""
+    """Make the folder: a chain file as in `config/`, and keys that nobody has used."""
     with tempfile.TemporaryDirectory(prefix="keeper-demo-") as name:
         folder = Path(name)
-        chain_file, key_file = folder / "local.toml", folder / "key"
+        chain_file = folder / "local.toml"
         chain_file.write_text(chain_text(devnet, block_time_ms=BLOCK_S * 1_000), encoding="utf-8")
-        key = secrets.token_hex(32)
-        key_file.touch(mode=0o600)
-        key_file.write_text(key, encoding="utf-8")
-        signer = Signer.from_hex(key, SigningPolicy(31_337, Wei(0), 0))
-        yield _Place(folder, chain_file, key_file, address_text(signer.address))
+        (key_file, address), (owner_key_file, owner) = (_new_key(folder / each) for each in ("key", "owner-key"))
+        environment = keeper_environment(
+            chain_file=chain_file,
+            rpc_url=devnet.node.http_url,
+            state_dir=folder / "state",
+            http_port=free_port(),
+            key_file=key_file,
+        )
+        yield _Place(folder, chain_file, key_file, address, owner_key_file, owner, environment)
+
+
+def _new_key(file: Path) -> tuple[Path, str]:
+    """Write a new key, and return its file and its address."""
+    key = secrets.token_hex(32)
+    file.touch(mode=0o600)
+    file.write_text(key, encoding="utf-8")
+    return file, address_text(Signer.from_hex(key, SigningPolicy(31_337, Wei(0), 0)).address)
 
 
 def free_port() -> int:
@@ -126,32 +148,45 @@ class _Show:
         self._skipped: dict[str, str] = {}
         self.exit_code = -1
 
-    async def play(self) -> Statement:
-        """Start the daemon, move the prices, stop it, and read what the chain says."""
-        chain, market = self._devnet.chain, self._market
-        await self._devnet.fund_keeper(
-            self._place.address, {name: market.spec.reserve(name).amount(_FUNDS_USD) for name in market.reserves}
-        )
-        before = await read_balances(chain, [market], self._place.address)
-        environment = keeper_environment(
-            chain_file=self._place.chain_file,
-            rpc_url=self._devnet.node.http_url,
-            state_dir=self._place.folder / "state",
-            http_port=free_port(),
-            key_file=self._place.key_file,
-            APPROVAL_USD=str(_FUNDS_USD),
-        )
-        keeper = KeeperProcess(environment, self._line)
+    async def play(self) -> FlashStatement:
+        """Create the executor, start the daemon, move the prices, stop it, and read what the chain says."""
+        chain, market, place = self._devnet.chain, self._market, self._place
+        for address in (place.address, place.owner):
+            await chain.set_balance(address, _GAS_WEI)
+        executor = await self._executor()
+        before = await read_standing(chain, tokens_of([market]), place.address, executor)
+        keeper = KeeperProcess(place.environment, self._line)
         async with keeper:
             await keeper.ready()
-            self._console.print(f"\n[bold]the daemon watches[/] (live, as {self._place.address})")
+            self._console.print(
+                f"\n[bold]the daemon watches[/] (live, as {place.address}, which has"
+                f" {amount_text(before.account.native_wei, 18)} ETH for gas and no token at all)"
+            )
             await self._accounts()
             start = await market.prices()
             for step in STEPS:
                 await self._step(keeper, step, start)
             self.exit_code = await keeper.stop()
         await chain.set_interval(0)
-        return await read_statement(chain, {"aave": market}, self._place.address, before)
+        return await read_flash_statement(chain, {"aave": market}, place.address, executor, before)
+
+    async def _executor(self) -> DevExecutor:
+        """Create and authorise the executor as an operator does, and put it into the chain file."""
+        place = self._place
+        self._console.print(f"\n[bold]keeper executor deploy[/] --owner {place.owner}")
+        made = await run_command(place.environment, "executor", "deploy", "--owner", place.owner)
+        executor = DevExecutor(
+            address=made["address"], owner=place.owner, code_hash=made["code_hash"], from_block=made["from_block"]
+        )
+        text = chain_text(self._devnet, block_time_ms=BLOCK_S * 1_000, executor=executor)
+        place.chain_file.write_text(text, encoding="utf-8")
+        self._console.print(f"  {executor.address}, code hash {executor.code_hash}", style="dim")
+        self._console.print("[bold]keeper executor authorize[/] --owner-key-file …")
+        key_file = str(place.owner_key_file)
+        sent = await run_command(place.environment, "executor", "authorize", "--owner-key-file", key_file)
+        for each in sent["sent"]:
+            self._console.print(f"  {escape(str(each['meaning']))}", style="dim")
+        return executor
 
     async def _step(self, keeper: KeeperProcess, step: Step, start: dict[str, int]) -> None:
         """Move the majors, and wait until the daemon has nothing left to do."""
@@ -159,7 +194,7 @@ class _Show:
         moves = ", ".join(f"{name} {usd_text(price)}" for name, price in wanted.items())
         self._console.print(f"\n[bold]{step.title}[/]: {moves}")
         heads = len(keeper.events("chain.head"))
-        await self._market.set_prices(wanted, mine=False)
+        await self._devnet.move(wanted, mine=False)
 
         def is_settled(log: KeeperProcess) -> bool:
             latest = log.events("chain.head")[heads + 1 :][-_QUIET_HEADS:]
@@ -205,17 +240,19 @@ class _Show:
         elif line.get("level") in {"warning", "error"}:
             self._console.print(f"  [yellow]{escape(str(line.get('event')))}[/] {escape(str(line.get('detail', '')))}")
 
-    def summary(self, statement: Statement, seconds: float) -> dict[str, Any]:
-        """Draw the end: what was paid and received per token, and whether it adds up."""
+    def summary(self, statement: FlashStatement, seconds: float) -> dict[str, Any]:
+        """Draw the end: what was repaid, seized and earned per token, and whether it adds up."""
         symbols = {each.token: (name, each.decimals) for name, each in self._market.reserves.items()}
         table = Table(box=box.SIMPLE_HEAD, title="what the chain says, token by token", title_justify="left")
-        for name in ("token", "before", "repaid", "seized", "after"):
+        for name in ("token", "repaid", "seized", "sold and bought", f"earned by {self._place.owner}"):
             table.add_column(name, justify="left" if name == "token" else "right")
+        before, after = statement.before.owner.tokens, statement.after.owner.tokens
         for token, (symbol, decimals) in symbols.items():
             repaid = sum(each.repaid for each in statement.liquidations if each.debt_token == token)
             seized = sum(each.seized for each in statement.liquidations if each.collateral_token == token)
-            if repaid or seized:
-                row = (statement.before.tokens[token], -repaid, seized, statement.after.tokens[token])
+            earned = after[token] - before[token]
+            if repaid or seized or earned:
+                row = (-repaid, seized, earned + repaid - seized, earned)
                 table.add_row(symbol, *(amount_text(each, decimals) for each in row))
         self._console.print()
         self._console.print(table)
@@ -232,8 +269,12 @@ class _Show:
             "reverted": statement.reverted,
             "gas_wei": str(statement.gas_wei),
             "profit_base": str(self._profit_base),
+            "profit": {symbols[token][0]: str(each) for token, each in statement.profits.items() if each},
             "reconciled": not difference,
-            "difference": {symbols.get(token, ("native", 18))[0]: str(each) for token, each in difference.items()},
+            "difference": {
+                f"{party} {symbols.get(token, ('native', 18))[0]}": str(each)
+                for (party, token), each in difference.items()
+            },
             "exit_code": self.exit_code,
             "seconds": round(seconds, 1),
         }

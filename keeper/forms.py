@@ -156,6 +156,25 @@ def parse_http_urls(value: object) -> object:
     return found
 
 
+def parse_named_keys(value: object) -> object:
+    """Read keys by the name of what they are for.
+
+    Raises: ValueError, without a value.
+    """
+    if not isinstance(value, str):
+        return value
+    entries = [each.strip() for each in value.split(",") if each.strip()]
+    keys: dict[str, Secret] = {}
+    for number, entry in enumerate(entries, 1):
+        name, _, key = entry.partition("=")
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name) or not re.fullmatch(r"[!-~]{8,256}", key):
+            raise ValueError(f"entry {number} must be a name, =, and a key of 8 to 256 characters without spaces")
+        if name in keys:
+            raise ValueError(f"entry {number} names {name} again; one key each")
+        keys[name] = Secret(key)
+    return keys
+
+
 def default_database(values: Mapping[str, Any]) -> str:
     """Give each chain its own file: two keepers may share a state directory."""
     name = Path(values.get("chain", "keeper")).stem

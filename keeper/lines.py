@@ -1,10 +1,9 @@
 """The log lines of single things: how a plan ended, what a price did, how a plan that was not sent would have fared."""
 
 from keeper.domain.chain import BlockHead
-from keeper.domain.fixed import div_up
 from keeper.domain.outcome import Result
-from keeper.domain.plan import Outcome
-from keeper.domain.position import Action, PositionKey
+from keeper.domain.plan import Outcome, Realised
+from keeper.domain.position import Action, Opportunity, PositionKey
 from keeper.domain.units import Base
 from keeper.execution.shadow import Score
 from keeper.observe.events import Event, emit
@@ -44,10 +43,31 @@ def tell_ending(outcome: Outcome) -> None:
             "seized": f"{amount_text(real.seized_amount, what.seize.decimals)} {what.seize.symbol}",
             "seized_amount": real.seized_amount,
             "planned_seized_amount": what.seized_amount,
+            **_brought(what, real),
             "profit_base": profit,
             "profit": usd_text(profit),
         }
     emit(_ending(outcome), **fields)
+
+
+def _brought(what: Opportunity, real: Realised) -> dict[str, object]:
+    """Return the fields of what the executor brought to its owner, beside what was planned."""
+    if what.proceeds is None:
+        return {}
+    return {
+        "profit_token": what.proceeds.token.address,
+        "profit_amount": real.profit_amount,
+        "planned_profit_amount": what.proceeds.amount,
+        "least_profit_amount": what.proceeds.least,
+    }
+
+
+def profit_difference(outcome: Outcome) -> float | None:
+    """Return how much more a trade brought than planned, as a share of that; None where there was no trade."""
+    what, real = outcome.opportunity, outcome.realised
+    if what is None or what.proceeds is None or real is None or not what.proceeds.amount:
+        return None
+    return ((real.profit_amount or 0) - what.proceeds.amount) / what.proceeds.amount
 
 
 def tell_price(market: str, move: PriceMove, head: BlockHead) -> None:
@@ -75,15 +95,9 @@ def _ending(outcome: Outcome) -> Event:
 
 
 def realised_base(outcome: Outcome) -> Base:
-    """Value what an outcome realised at the plan's prices, before gas.
-
-    Rounding: against us on both sides.
-    """
+    """Value what an outcome realised at the plan's prices, before gas."""
     what, real = outcome.opportunity, outcome.realised
-    if what is None or real is None or not what.seized_amount or not what.repay_amount:
-        return Base(0)
-    seized = what.seized_base * real.seized_amount // what.seized_amount
-    return Base(seized - div_up(what.repay_base * real.repaid_amount, what.repay_amount))
+    return Base(0) if what is None or real is None else real.profit_base(what)
 
 
 def scored(score: Score) -> None:

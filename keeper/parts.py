@@ -8,7 +8,9 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
+from keeper.broker import Broker, Scales, TradePolicy
 from keeper.chain.backfill import Progress
 from keeper.chain.endpoint import nodes_of
 from keeper.chain.observer import Observer
@@ -20,6 +22,7 @@ from keeper.domain.chain import BlockHead
 from keeper.domain.units import Address
 from keeper.engine.plan import Policy
 from keeper.execution.signer import SigningPolicy
+from keeper.executor.contract import DeployedExecutor
 from keeper.observe.events import Event, emit
 from keeper.oracles.guard import GuardPolicy
 from keeper.registry import markets_of
@@ -32,8 +35,14 @@ from keeper.store.database import Database
 from keeper.store.faults import Fault, StoreFailed
 from keeper.store.findings import Findings
 from keeper.store.migration import Reached
+from keeper.trading import Surroundings, lenders_of, quoters_of, venues_of
+from keeper.venues.http import Notice
 
 OnProgress = Callable[[str, Progress], None]
+
+_LAST_BLOCKS: Final = 25
+"""A trade that is not mined by then is cancelled; the contract would not run it any more."""
+_CLOCK_S: Final = 60
 
 
 class SystemClock:
@@ -133,8 +142,44 @@ def make_scanner(
         landing_s=landing,
         census=census,
         guard=guard,
+        broker=make_broker(settings, chain, signer),
     )
     return scanner, view
+
+
+def make_broker(settings: Settings, chain: ChainFile, signer: Address | None) -> Broker | None:
+    """Return what the chain file's executor trades with; None where there is no executor, or nobody who acts.
+
+    Raises: ConfigurationError with every problem of the venues and lenders.
+    """
+    if chain.executor is None or signer is None:
+        return None
+    scales = Scales()
+    place = Surroundings(signer, SystemClock(), settings.quote_keys, fair=scales.worth, notice=_notice)
+    policy = TradePolicy(
+        floor_bps=settings.max_gas_share_bps,
+        tolerance_bps=chain.exchange.tolerance_bps,
+        max_slippage_bps=chain.exchange.max_slippage_bps,
+        last_blocks=None if chain.data_gas_oracle else _LAST_BLOCKS,  # on Arbitrum contracts see another chain's blocks
+        last_s=_LAST_BLOCKS * landing_s(chain) + _CLOCK_S,
+        hold=frozenset(chain.executor.hold),
+        data_fee_oracle=chain.data_fee_oracle,
+    )
+    return Broker(
+        executor=DeployedExecutor(chain.executor.address),
+        venues=venues_of(chain),
+        quoters=quoters_of(chain, place),
+        lenders=lenders_of(chain),
+        bases=chain.exchange.bases,
+        wrapped_native=chain.wrapped_native,
+        policy=policy,
+        scales=scales,
+    )
+
+
+def _notice(notice: Notice) -> None:
+    """Tell what a service has done; what it wrote itself is not in it."""
+    emit(Event.VENUE_DECEIT if notice.is_deceit else Event.VENUE_SILENT, venue=notice.venue, reason=notice.what)
 
 
 async def fill_books(
@@ -192,7 +237,7 @@ async def read_books(
 
 
 def signing_policy(before: SigningPolicy, scanner: Scanner) -> SigningPolicy:
-    """Allow what the markets' contracts, as last read, need: liquidations by them, and allowances to them."""
+    """Allow what the markets' contracts, as last read, need: liquidations by them, or by the executor, and allowances."""
     calls: set[tuple[Address, bytes]] = set()
     payable: set[tuple[Address, bytes]] = set()
     approvals: set[tuple[Address, Address]] = set()
@@ -203,4 +248,7 @@ def signing_policy(before: SigningPolicy, scanner: Scanner) -> SigningPolicy:
             calls |= {(target, selector) for target in snapshot.targets for selector in made.SELECTORS}
             payable |= {(target, selector) for target in snapshot.targets for selector in made.PAYABLE}
             approvals |= {(each.token.address, each.spender) for each in snapshot.payments if each.spender is not None}
+            if (executor := scanner.executor) is not None:
+                calls |= {(executor.address, selector) for selector in executor.selectors}
+                approvals |= {(each.token.address, executor.address) for each in snapshot.payments if each.is_pulled}
     return replace(before, calls=frozenset(calls), payable=frozenset(payable), approvals=frozenset(approvals))

@@ -19,16 +19,18 @@ from keeper.checks import Check, Status
 from keeper.domain.plan import Inventory
 from keeper.domain.ports import PriceAge, Snapshot
 from keeper.domain.units import Address, PositionId, TokenAmount, Wei
-from keeper.errors import ConfigurationError, KeeperError, StorageFailed, Transient, Unsafe
+from keeper.errors import ConfigurationError, Invalid, KeeperError, StorageFailed, Transient, Unsafe
 from keeper.execution.envelope import Transaction
 from keeper.execution.signer import PolicyRefused, SignerFailed
 from keeper.parts import SystemClock, open_to_read
+from keeper.permits import inspect, needs_of
 from keeper.registry import markets_of
 from keeper.sending import account_of, remote_signer
 from keeper.settings import Settings
 from keeper.store.faults import Fault, StoreFailed
 from keeper.store.findings import Findings
 from keeper.text import address_text, amount_text
+from keeper.trading import permits_of
 
 MAX_PRICE_AGE_S: Final = 25 * 3600
 """A day, the longest heartbeat in use, and an hour."""
@@ -42,6 +44,7 @@ async def preflight(settings: Settings, chain: ChainFile) -> tuple[Check, ...]:
     """Make every check that the ones before it allow; it works beside a running daemon and changes nothing."""
     checks = [Check("configuration", Status.OK, f"chain {chain.name}, mode {settings.mode.value}")]
     checks += [Check("configuration", Status.WARN, each) for each in (*settings.warnings, *chain.warnings)]
+    checks += _exchange(chain)
     checks += await _storage(settings, chain)
     checks.append(await asyncio.to_thread(_port, settings))
     signer: Address | None = None
@@ -135,6 +138,8 @@ async def _on_chain(settings: Settings, chain: ChainFile, rpc: Rpc, signer: Addr
     if chain.data_fee_oracle is not None:
         wanted["data fee oracle"] = chain.data_fee_oracle
     wanted |= {f"market {each.name}": each.root for each in chain.markets}
+    wanted |= {f"venue {each.name}": each.root for each in chain.exchange.venues}
+    wanted |= {f"lender {each.name}": each.root for each in chain.exchange.lenders}
     from keeper.chain.web3_door import read_code  # noqa: PLC0415 - web3 takes a second to import
 
     codes = await read_code(rpc, list(wanted.values()))
@@ -148,8 +153,9 @@ async def _on_chain(settings: Settings, chain: ChainFile, rpc: Rpc, signer: Addr
         return checks
     reads = ChainView(rpc, multicall=chain.multicall).reads(head)
     snapshots: dict[str, Snapshot] = {}
-    known = await _known(settings, chain)
-    for market in markets_of(chain):
+    tokens = set[Address]()
+    known, markets = await _known(settings, chain), markets_of(chain)
+    for market in markets:
         try:
             market.reader.recall(known.get(market.place, ()))
             await market.reader.discover(reads)
@@ -159,12 +165,34 @@ async def _on_chain(settings: Settings, chain: ChainFile, rpc: Rpc, signer: Addr
             continue
         ages = await market.reader.price_ages(reads)
         checks += _prices(market.name, snapshot, ages, head.timestamp_s)
+        tokens |= {each.token.address for each in (*ages, *snapshot.payments)}
+    if chain.executor is None:
+        checks.append(
+            Check("executor", Status.OK, "none in the chain file: debts are repaid from the account's own tokens")
+        )
+    else:
+        try:
+            needs = needs_of(chain, markets, snapshots, signer)
+            found = await inspect(chain, chain.executor, rpc, reads, needs=needs, tokens=tokens)
+            checks += [found] if isinstance(found, Check) else found.checks
+        except (ConfigurationError, Invalid) as error:
+            checks.append(Check("executor", Status.FAIL, str(error), "correct [executor] in the chain file"))
     if signer is not None:
         inventory = await read_inventory(
             reads, signer, [payment for each in snapshots.values() for payment in each.payments]
         )
         checks += _funds(settings, chain, signer, inventory, snapshots)
     return checks
+
+
+def _exchange(chain: ChainFile) -> list[Check]:
+    """Check that the chain file's venues and lenders are of known kinds, with the options that these take."""
+    try:
+        permits_of(chain)
+    except ConfigurationError as error:
+        return [Check("exchange", Status.FAIL, each, "correct [exchange] in the chain file") for each in error.problems]
+    counts = f"{len(chain.exchange.venues)} venues, {len(chain.exchange.lenders)} lenders"
+    return [Check("exchange", Status.OK, f"{counts}, {len(chain.exchange.bases)} base tokens")]
 
 
 async def _known(settings: Settings, chain: ChainFile) -> dict[str, list[PositionId]]:
@@ -242,6 +270,8 @@ def _funds(
                 allowed.append(f"{token.symbol} to {name}")
     if held:
         checks.append(Check("inventory", Status.OK, ", ".join(sorted(set(held)))))
+    elif chain.executor is not None:
+        checks.append(Check("inventory", Status.OK, "none: the executor borrows"))
     else:
         fix = f"send tokens that borrowers owe to {address_text(signer)}"
         checks.append(Check("inventory", Status.WARN, "nothing to repay debts with", fix))

@@ -7,24 +7,27 @@ a function from a market of the chain file to the bound `Market`.
 import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
 from keeper.chainfile import AddressField, ChainFile, MarketConfig, Options
-from keeper.domain.ports import Market
+from keeper.domain.ports import Calls, Market, Programs, Reader, Rules
 from keeper.domain.units import BASE_UNIT, Base
 from keeper.errors import ConfigurationError
 from keeper.oracles.prices import Prices
 from keeper.protocols.aave_v3 import calls as aave_v3_calls
+from keeper.protocols.aave_v3 import programs as aave_v3_programs
 from keeper.protocols.aave_v3 import rules as aave_v3_rules
 from keeper.protocols.aave_v3.contracts import AavePosition
 from keeper.protocols.aave_v3.reader import AaveReader
 from keeper.protocols.compound_v2 import calls as compound_calls
+from keeper.protocols.compound_v2 import programs as compound_programs
 from keeper.protocols.compound_v2 import rules as compound_rules
 from keeper.protocols.compound_v2.contracts import CompoundPosition
 from keeper.protocols.compound_v2.reader import CompoundReader
 from keeper.protocols.morpho_blue import calls as morpho_calls
+from keeper.protocols.morpho_blue import programs as morpho_programs
 from keeper.protocols.morpho_blue import rules as morpho_rules
 from keeper.protocols.morpho_blue.contracts import MorphoPosition
 from keeper.protocols.morpho_blue.reader import MorphoReader
@@ -59,12 +62,24 @@ def prices_of(chain: ChainFile) -> Prices:
     return Prices(chain.wrapped_native, chain.prices.oracle, feeds)
 
 
+def _market(
+    config: MarketConfig,
+    reader: Reader[Any, Any],
+    rules: Rules[Any, Any],
+    calls: Calls,
+    *,
+    position: type[Any],
+    programs: Programs[Any, Any] | None = None,
+) -> Market:
+    name, protocol, root = config.name, config.protocol, config.root
+    return Market(name, protocol, config.from_block, reader, rules, calls, root, position, programs)
+
+
 def _aave_v3(config: MarketConfig, chain: ChainFile) -> Market:
     Options.read(config)
     reader = AaveReader(config.name, config.root, chain.wrapped_native)
-    return Market(
-        config.name, config.protocol, config.from_block, reader, aave_v3_rules, aave_v3_calls, config.root, AavePosition
-    )
+    parts = reader, aave_v3_rules, aave_v3_calls
+    return _market(config, *parts, position=AavePosition, programs=aave_v3_programs)
 
 
 class _MorphoOptions(Options):
@@ -73,7 +88,7 @@ class _MorphoOptions(Options):
     pairs: tuple[PairField, ...] = ()
     """The ids of the only pairs to watch, which are trusted as well; none: all are watched."""
     trusted_pairs: tuple[PairField, ...] | Literal["all"] = ()
-    """The ids of more pairs to act on; all others are only watched. `all`: whoever made them."""
+    """The ids of more pairs to act on; all others are only watched. `all`, and with an executor: whoever made them."""
     min_borrow_usd: Annotated[int, Field(strict=True, ge=0, le=10**12)] = 0
     """The least that all of a pair's borrowers owe together."""
     irm: AddressField | None = None
@@ -83,19 +98,21 @@ class _MorphoOptions(Options):
 
 def _morpho_blue(config: MarketConfig, chain: ChainFile) -> Market:
     options = _MorphoOptions.read(config)
+    # Through the executor, what a stranger's oracle says decides nothing: a sale brings what it must, or all is undone.
+    everybody = options.trusted_pairs == "all" or chain.executor is not None
+    trusted = None if everybody else frozenset(each for each in options.trusted_pairs if isinstance(each, bytes))
     reader = MorphoReader(
         config.name,
         config.root,
         prices_of(chain),
         allow=frozenset(options.pairs),
-        trust=None if options.trusted_pairs == "all" else frozenset(options.trusted_pairs),
+        trust=trusted,
         floor_base=Base(options.min_borrow_usd * BASE_UNIT),
         pre_liquidation_factories=frozenset(options.pre_liquidation_factories),
         adaptive_irm=options.irm,
     )
-    return Market(
-        config.name, config.protocol, config.from_block, reader, morpho_rules, morpho_calls, config.root, MorphoPosition
-    )
+    parts = reader, morpho_rules, morpho_calls
+    return _market(config, *parts, position=MorphoPosition, programs=morpho_programs)
 
 
 class _CompoundOptions(Options):
@@ -107,24 +124,14 @@ class _CompoundOptions(Options):
 def _compound_v2(config: MarketConfig, chain: ChainFile) -> Market:
     options = _CompoundOptions.read(config)
     reader = CompoundReader(config.name, config.root, kind=options.kind, prices=prices_of(chain))
-    return Market(
-        config.name,
-        config.protocol,
-        config.from_block,
-        reader,
-        compound_rules,
-        compound_calls,
-        config.root,
-        CompoundPosition,
-    )
+    parts = reader, compound_rules, compound_calls
+    return _market(config, *parts, position=CompoundPosition, programs=compound_programs)
 
 
 def _perp_curie(config: MarketConfig, chain: ChainFile) -> Market:
     Options.read(config)
     reader = PerpReader(config.name, config.root, prices=prices_of(chain))
-    return Market(
-        config.name, config.protocol, config.from_block, reader, perp_rules, perp_calls, config.root, PerpPosition
-    )
+    return _market(config, reader, perp_rules, perp_calls, position=PerpPosition)
 
 
 BUILT_IN: Final[Mapping[str, Bind]] = {

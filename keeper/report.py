@@ -12,11 +12,11 @@ from keeper.domain.plan import DecisionRecord, Outcome, Payment
 from keeper.domain.position import Action, PositionKey
 from keeper.domain.units import BASE_UNIT, Address, Wei
 from keeper.errors import Invalid, Stale
-from keeper.lines import named, realised_base, tell_ending, tell_price
+from keeper.lines import named, profit_difference, realised_base, tell_ending, tell_price
 from keeper.observe.events import Event, emit
 from keeper.observe.health import Health
 from keeper.observe.metrics import Metrics
-from keeper.scanner import MarketPass, Pass
+from keeper.passes import MarketPass, Pass
 from keeper.shelving import Librarian
 from keeper.store.decisions import Decisions
 from keeper.store.faults import StoreFailed
@@ -85,6 +85,7 @@ class Reporter:
         self._mismatched: set[PositionKey] = set()
         self._layouts: dict[str, tuple[frozenset[Address], tuple[Payment, ...]]] = {}
         self._is_low = False
+        self._silent: frozenset[str] = frozenset()
         self._heads = 0
         self._requests_before = 0
         self.account = Account()
@@ -98,6 +99,7 @@ class Reporter:
             self._health.evaluated()
         for name, problem in done.invalid.items():
             emit(Event.KEEPER_DEGRADED, reason="market_invalid", market=name, detail=problem, block=done.head.number)
+        self._silence(done)
         for stage, seconds in done.stages_s.items():
             self._metrics.scan_seconds.at(stage=stage).observe(seconds)
         for market in done.markets:
@@ -132,6 +134,8 @@ class Reporter:
                     self.account.won += 1
                     self.account.profit_base += realised_base(outcome)
                     self._metrics.profit_usd.inc(realised_base(outcome) / BASE_UNIT)
+                if (difference := profit_difference(outcome)) is not None:
+                    self._metrics.profit_difference.observe(difference)
             self.account.gas_wei += outcome.gas_cost_wei
             tell_ending(outcome)
 
@@ -194,6 +198,14 @@ class Reporter:
             emit(Event.POSITION_RESTORED, **named(PositionKey(name, restored)), block=head.number)
         for impossible in market.impossible:
             emit(Event.POSITION_QUARANTINED, **named(PositionKey(name, impossible)), block=head.number)
+
+    def _silence(self, done: Pass) -> None:
+        """Tell once when a venue or lender falls silent, and once when it is back."""
+        for name in sorted(done.silent.keys() - self._silent):
+            emit(Event.VENUE_SILENT, venue=name, reason=done.silent[name], block=done.head.number)
+        for name in sorted(self._silent - done.silent.keys()):
+            emit(Event.VENUE_BACK, venue=name, block=done.head.number)
+        self._silent = frozenset(done.silent)
 
     def _funds(self, done: Pass) -> None:
         if done.inventory is None:

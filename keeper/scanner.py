@@ -6,25 +6,27 @@ on the list until a pass has read them again.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from keeper.broker import Broker, Stall
 from keeper.chain.ancestry import Extension
 from keeper.chain.inventory import BalanceReads, read_inventory
 from keeper.domain.chain import BlockHead, Log, LogFilter
 from keeper.domain.outcome import Reason
-from keeper.domain.plan import DecisionRecord, Inventory, Outcome
-from keeper.domain.ports import Clock, Market, Snapshot, Taken
-from keeper.domain.position import PositionKey
+from keeper.domain.plan import DecisionRecord, Inventory, Outcome, Payment
+from keeper.domain.ports import Clock, Executor, Market, Snapshot
 from keeper.domain.units import PositionId
 from keeper.engine.desk import Desk, Reading
 from keeper.engine.limits import Limits
-from keeper.engine.parity import Mismatch, sample
+from keeper.engine.parity import sample
 from keeper.engine.plan import Chore, Planned, Policy, plan, skip
-from keeper.engine.scan import Candidate, MarketBook, Scan
+from keeper.engine.scan import Candidate, MarketBook
+from keeper.engine.trading import Trading
 from keeper.errors import Invalid
-from keeper.oracles.guard import GuardPolicy, PriceMove
+from keeper.oracles.guard import GuardPolicy
+from keeper.passes import MarketPass, Pass
 from keeper.rounds import all_of, read_each, read_positions, read_tokens
 from keeper.store.bookshelf import Shelf
 
@@ -62,43 +64,6 @@ class ParityPolicy:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class MarketPass:
-    """What one pass learnt of one market."""
-
-    market: Market
-    snapshot: Snapshot
-    scan: Scan
-    touched: int
-    new_positions: frozenset[PositionId]
-    is_rediscovered: bool
-    parity_checked: int
-    mismatches: tuple[Mismatch, ...]
-    restored: frozenset[PositionId]
-    impossible: tuple[PositionId, ...]
-    taken: tuple[Taken, ...]
-    prices: tuple[PriceMove, ...] = ()
-    doubted: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """Everything that one pass found and decided; the daemon hands it on.
-
-    `invalid` names the markets that answered with a value no contract could hold: they were not valued at this head.
-    """
-
-    head: BlockHead
-    extension: Extension
-    markets: tuple[MarketPass, ...]
-    inventory: Inventory | None
-    planned: Planned
-    candidates: Mapping[PositionKey, Candidate]
-    quarantined: int
-    invalid: Mapping[str, str]
-    stages_s: Mapping[str, float]
-
-
 Census = Callable[[Market, BlockHead], Awaitable[Collection[PositionId]]]
 """Finds everything that a market's discovery logs name, up to a head, whatever was known before."""
 
@@ -117,13 +82,16 @@ class Scanner:
         landing_s: int,
         census: Census | None = None,
         guard: GuardPolicy | None = None,
+        broker: Broker | None = None,
     ) -> None:
         """Prepare empty books. `landing_s` is how long after its head a transaction lands.
 
-        `census` is taken where the chain was reorganised deeper than it can be followed.
+        `census` is taken where the chain was reorganised deeper than it can be followed. `broker` trades, where there is
+        an executor.
         """
         self._desks = {market.name: Desk(market, guard) for market in markets}
         self._census = census
+        self._broker = broker
         self._chain = chain
         self._policy = policy
         self._parity = parity
@@ -142,6 +110,11 @@ class Scanner:
         """Return each market's book."""
         return {name: desk.books for name, desk in self._desks.items()}
 
+    @property
+    def executor(self) -> Executor | None:
+        """Return the contract that plans may go through."""
+        return self._broker.executor if self._broker else None
+
     def snapshot(self, market: str) -> Snapshot | None:
         """Return the market's last snapshot."""
         return self._desks[market].snapshot
@@ -151,6 +124,7 @@ class Scanner:
         """Return the logs that can change anything in any market."""
         wanted = [desk.reader.head_filter for desk in self._desks.values()]
         wanted += [desk.reader.discovery_filter for desk in self._desks.values()]
+        wanted += self._broker.filters if self._broker else []
         return LogFilter(
             frozenset().union(*(each.addresses for each in wanted)),
             frozenset().union(*(each.topics for each in wanted)),
@@ -199,6 +173,11 @@ class Scanner:
                 desk.put(positions, desk.snapshot)
         self._chain.commit(Extension(first, (first,)))
 
+    async def close(self) -> None:
+        """Let go of what venues are asked over."""
+        if self._broker is not None:
+            await self._broker.close()
+
     def settle(self, outcome: Outcome) -> None:
         """Apply how a plan ended; call between two passes."""
         desk = self._desks.get(outcome.key.market)
@@ -228,13 +207,16 @@ class Scanner:
             except Invalid as error:  # its own contracts' logs cannot be read: nothing that they changed is known
                 desk.distrust(())
                 unread[name] = str(error)
+        if self._broker is not None:
+            self._broker.follow(logs, is_broken=extension.is_rebuild or bool(extension.orphaned))
         self._chain.commit(extension)
         noted = self._clock.monotonic_s()
-        readings, invalid, inventory = await self._read(head)
+        readings, invalid, inventory, stall = await self._read(head)
         read = self._clock.monotonic_s()
         markets, candidates = self._scan(head, readings)
         scanned = self._clock.monotonic_s()
-        planned = self._plan(head, candidates, readings, inventory)
+        trading = await self._trading(head, candidates, stall)
+        planned = self._plan(head, candidates, readings, inventory, trading)
         ended = self._clock.monotonic_s()
         return Pass(
             head=head,
@@ -245,6 +227,7 @@ class Scanner:
             candidates={candidate.key: candidate for candidate in candidates},
             quarantined=sum(len(desk.held) for desk in self._desks.values()),
             invalid=unread | invalid,
+            silent=stall.silent,
             stages_s={
                 "logs": noted - started,
                 "read": read - noted,
@@ -259,17 +242,22 @@ class Scanner:
             return dict.fromkeys(self._desks, ())
         return {name: await self._census(desk.books.market, extension.head) for name, desk in self._desks.items()}
 
-    async def _read(self, head: BlockHead) -> tuple[dict[str, Reading], dict[str, str], Inventory | None]:
-        """Read every market and the inventory; concurrent reads share one request."""
+    async def _read(self, head: BlockHead) -> tuple[dict[str, Reading], dict[str, str], Inventory | None, Stall]:
+        """Read every market, the inventory and what is on offer; concurrent reads share one request."""
         reads = self._chain.reads(head)
         self._turn += 1
         every = self._parity.every_heads
         turn = self._turn // every if every > 0 and self._turn % every == 0 else None
         markets = [self._read_market(desk, reads, turn) for desk in self._desks.values()]
-        inventory, *found = await all_of(self._read_inventory(reads), *markets)
+        inventory, stall, *found = await all_of(self._read_inventory(reads), self._read_stall(reads), *markets)
         named = dict(zip(self._desks, found, strict=True))
         readings = {name: each for name, each in named.items() if isinstance(each, Reading)}
-        return readings, {name: str(each) for name, each in named.items() if isinstance(each, Invalid)}, inventory
+        return (
+            readings,
+            {name: str(each) for name, each in named.items() if isinstance(each, Invalid)},
+            inventory,
+            stall,
+        )
 
     async def _read_market(self, desk: Desk, reads: BalanceReads, turn: int | None) -> Reading | Invalid:
         """Read one market; an impossible value in it stops neither the others nor, if it is a position's, this one.
@@ -299,13 +287,32 @@ class Scanner:
         compared = dict(zip(compare, chain, strict=True))
         return Reading(snapshot, [*positions, *freed], refused | still, compared, is_rediscovered, tokens)
 
+    @property
+    def _payments(self) -> list[Payment]:
+        """Return every way in which plans may have to pay."""
+        return [each for desk in self._desks.values() if desk.snapshot for each in desk.snapshot.payments]
+
     async def _read_inventory(self, reads: BalanceReads) -> Inventory | None:
         if self._policy.signer is None:
             return None
+        payments = self._payments
+        if self._broker is not None:
+            via = self._broker.executor.address
+            payments += [replace(each, spender=via) for each in payments if each.is_pulled]
         known = [desk.snapshot for desk in self._desks.values() if desk.snapshot is not None]
-        payments = [each for snapshot in known for each in snapshot.payments]
         proceeds = [each for snapshot in known for each in snapshot.proceeds]
         return await read_inventory(reads, self._policy.signer, payments, proceeds)
+
+    async def _read_stall(self, reads: BalanceReads) -> Stall:
+        if self._broker is None:
+            return Stall()
+        return await self._broker.read(reads, {each.token.address for each in self._payments})
+
+    async def _trading(self, head: BlockHead, candidates: Sequence[Candidate], stall: Stall) -> Trading | None:
+        """Ask what has to be asked for the candidates; on an ordinary head there is nobody to ask for."""
+        if self._broker is None:
+            return None
+        return await self._broker.trading(self._chain.reads(head), head, stall, candidates)
 
     def _scan(self, head: BlockHead, readings: Mapping[str, Reading]) -> tuple[tuple[MarketPass, ...], list[Candidate]]:
         markets: list[MarketPass] = []
@@ -340,6 +347,7 @@ class Scanner:
         candidates: Sequence[Candidate],
         readings: Mapping[str, Reading],
         inventory: Inventory | None,
+        trading: Trading | None,
     ) -> Planned:
         """Plan every candidate, but a quarantined one only where the chain itself calls it liquidatable."""
         allowed: list[Candidate] = []
@@ -357,19 +365,18 @@ class Scanner:
                 held.append(skip(head, candidate, Reason.QUARANTINED, why))
         self.limits.sweep(head.number, {each.key for each in candidates})
         chores = self._chores(head, readings, inventory)
-        planned = plan(head, allowed, inventory, self.limits, self._policy, chores=chores)
+        planned = plan(head, allowed, inventory, self.limits, self._policy, chores=chores, trading=trading)
         for each in planned.batch.plans if planned.batch else ():
             self.limits.lock(each.key, each.id)
-        return Planned((*held, *planned.decisions), planned.batch)
+        for refusal in planned.refused:
+            position, stake = refusal.candidate.position, refusal.stake_base
+            self.limits.refuse(refusal.candidate.key, refusal.reason, head.number, position, stake)
+        return replace(planned, decisions=(*held, *planned.decisions))
 
     def _chores(self, head: BlockHead, readings: Mapping[str, Reading], inventory: Inventory | None) -> list[Chore]:
         """Find what earlier liquidations left to be done."""
         owner = self._policy.signer
         if inventory is None or owner is None:
             return []
-        at, chores = head.landing(self._landing_s), []
-        for name, reading in readings.items():
-            market = self._desks[name].books.market
-            steps = market.rules.settlements(owner, inventory.balances, reading.snapshot, at)
-            chores += [Chore(market, reading.snapshot, each) for each in steps]
-        return chores
+        at = head.landing(self._landing_s)
+        return [each for name in readings for each in self._desks[name].chores(owner, inventory, at)]

@@ -37,6 +37,7 @@ from keeper.forms import (
     key_forms,
     lower,
     parse_http_urls,
+    parse_named_keys,
     parse_path,
     parse_private_key,
     parse_rpc_urls,
@@ -46,17 +47,8 @@ from keeper.forms import (
 )
 from keeper.intake import EXPOSED, PREFIX, Intake, contradictions
 
-SECRETS: Final = frozenset(
-    {
-        "rpc_urls",
-        "private_key",
-        "keystore_password",
-        "remote_signer_url",
-        "database_url",
-        "private_relay_urls",
-        "relay_key",
-    }
-)
+_KEYS: Final = {"private_key", "keystore_password", "relay_key", "quote_keys"}
+SECRETS: Final = frozenset({"rpc_urls", "remote_signer_url", "database_url", "private_relay_urls", *_KEYS})
 """The settings that may also be given as the path of a file, in a name that ends in _FILE."""
 
 
@@ -187,6 +179,9 @@ class Settings(BaseSettings):
         None,
         "The key that signs requests to relays, never the liquidating account's; by default a new one at each start",
     )
+    quote_keys: Annotated[Mapping[str, Secret], BeforeValidator(parse_named_keys)] = _setting(
+        "", "The keys of services that the chain file's venues ask for quotes, such as `oneinch=KEY,zerox=KEY`"
+    )
     http_host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.:-]{1,253}$")] = _setting(
         "127.0.0.1", "Address of the health and metrics endpoints"
     )
@@ -304,6 +299,7 @@ class Settings(BaseSettings):
         for key in (self.private_key, self.relay_key):
             if key is not None:
                 texts.update(key_forms(key.reveal()))
+        texts.update(key.reveal() for key in self.quote_keys.values())
         if self.keystore_password is not None:
             texts.add(self.keystore_password.reveal())
         return frozenset(texts)

@@ -9,7 +9,8 @@ from keeper.chain.turns import Priority
 from keeper.chain.wire import Answer, Request, head_of, is_null, present
 from keeper.domain.chain import BlockHead
 from keeper.observe.events import Event, emit
-from keeper.scanner import Pass, Scanner
+from keeper.passes import Pass
+from keeper.scanner import Scanner
 from keeper.store.bookshelf import Bookshelf, Page, Place, Shelf, Trail
 from keeper.store.faults import StoreFailed
 

@@ -11,6 +11,7 @@ from keeper.domain.outcome import Reason
 from keeper.domain.plan import Payment, Realised
 from keeper.domain.ports import Market, PriceAge, Reads, Taken, Touched
 from keeper.domain.position import Action, Assessment, Health, Holding, Opportunity, PositionKey, Row, Token, Weight
+from keeper.domain.program import Step, StepKind
 from keeper.domain.units import (
     MAX_UINT256,
     WAD,
@@ -265,6 +266,33 @@ class ToyReader:
     async def price_ages(self, reads: Reads) -> Sequence[PriceAge]:
         """Return the price of gold, as old as the head."""
         return [PriceAge(GOLD, Base(self.price_base), reads.head.timestamp_s)]
+
+
+class ToyPrograms:
+    """The pool is paid first, and gives gold."""
+
+    def steps(self, opportunity: Opportunity, snapshot: ToySnapshot) -> tuple[Step, ...]:
+        """Return the one step there is."""
+        del snapshot
+        repay, seize = opportunity.repay.address, opportunity.seize.address
+        borrower = opportunity.key.account.rjust(32, b"\0")
+        return (Step(StepKind.LIQUIDATE_AAVE, POOL, repay, seize, opportunity.repay_limit, 0, borrower),)
+
+    def proceeds(self, opportunity: Opportunity, snapshot: ToySnapshot) -> tuple[Address, TokenAmount]:
+        """Return the gold."""
+        del snapshot
+        return opportunity.seize.address, opportunity.seized_amount
+
+    def permits(self, snapshot: ToySnapshot) -> frozenset[tuple[Address, StepKind]]:
+        """Return the pool."""
+        del snapshot
+        return frozenset({(POOL, StepKind.LIQUIDATE_AAVE)})
+
+    def after(self, position: ToyPosition, snapshot: ToySnapshot, opportunity: Opportunity) -> ToyPosition | None:
+        """Return what is left."""
+        del snapshot
+        taken, repaid = opportunity.seized_amount, opportunity.repay_amount
+        return ToyPosition(position.id, position.gold - taken, position.cash - repaid)
 
 
 def toy_market(reader: ToyReader | None = None) -> Market:

@@ -29,6 +29,8 @@ from keeper.domain.units import Address, BlockHash, TxHash
 from keeper.errors import Stale, Transient
 
 _NO_HASH: Final = bytes(32)
+_TIP_WEI: Final = 10**6
+_RICH_WEI: Final = 10**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +73,23 @@ async def simulate(
 ) -> tuple[Simulated, ...] | None:
     """Run calls one after the other in the next block, at `at_s`, on top of a head; None where no usable node can.
 
-    The block's number is given as well: not every node counts on from the head by itself.
+    The block's number is given as well: not every node counts on from the head by itself. So are the fees and the
+    coinbase, which are zero in most simulations and in no block: a contract may look for that and behave. The sender is
+    rich meanwhile, as its fees are not what is asked here.
     `is_decisive`: money is spent on the answer, so two nodes must agree on all but the gas, where there are two.
 
     Raises: Transient, Contradiction among it; Stale when the head is gone.
     """
+    fees = {"maxFeePerGas": hex(2 * head.base_fee_wei + _TIP_WEI), "maxPriorityFeePerGas": hex(_TIP_WEI)}
     block = {
-        "blockOverrides": {"number": hex(head.number + 1), "time": hex(at_s)},
-        "calls": [{"from": hex_of(sender), **_call_fields(call)} for call in calls],
+        "blockOverrides": {
+            "number": hex(head.number + 1),
+            "time": hex(at_s),
+            "baseFeePerGas": hex(head.base_fee_wei),
+            "feeRecipient": hex_of(head.coinbase),
+        },
+        "stateOverrides": {hex_of(sender): {"balance": hex(_RICH_WEI)}},
+        "calls": [{"from": hex_of(sender), **_call_fields(call), **fees} for call in calls],
     }
     request: Request = ("eth_simulateV1", ({"blockStateCalls": [block], "validation": False}, pinned(head.hash)))
     try:

@@ -14,7 +14,7 @@ import msgspec
 
 from keeper.chain.failures import Absent, RpcError
 from keeper.domain.chain import BlockHead, Log
-from keeper.domain.units import Address, BlockHash, TxHash, Wei
+from keeper.domain.units import ZERO_ADDRESS, Address, BlockHash, TxHash, Wei
 
 T = TypeVar("T")
 
@@ -124,6 +124,7 @@ class _Header(msgspec.Struct, gc=False, rename="camel"):
     gas_limit: str
     logs_bloom: str
     base_fee_per_gas: str | None = None
+    miner: str | None = None
 
 
 class LogObject(msgspec.Struct, gc=False, rename="camel"):
@@ -204,6 +205,7 @@ def head_of(raw: msgspec.Raw) -> BlockHead:
         base_fee_wei=Wei(0 if header.base_fee_per_gas is None else quantity(header.base_fee_per_gas, 128)),
         gas_limit=quantity(header.gas_limit, 128),
         logs_bloom=fixed(header.logs_bloom, _BLOOM_BYTES),
+        coinbase=ZERO_ADDRESS if header.miner is None else Address(fixed(header.miner, 20)),
     )
 
 

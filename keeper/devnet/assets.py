@@ -9,6 +9,9 @@ from keeper.devnet.chain import ADMIN, ORACLE, DevChain, Tx
 from keeper.devnet.packages import Packages
 from keeper.devnet.spec import ReserveSpec
 
+WRAPPED_NATIVE: Final = "WETH"
+
+_BACKING_WEI: Final = 10**27
 _FEED_DECIMALS: Final = 8
 _MAX_ANSWER: Final = 2**95
 _TIMEOUT_S: Final = 600
@@ -48,13 +51,18 @@ async def price_updates(chain: DevChain, prices: dict[DevAsset, int]) -> list[Tx
 async def _deploy_asset(chain: DevChain, packages: Packages, reserve: ReserveSpec) -> DevAsset:
     """Deploy one asset.
 
-    The package's simpler MockV3Aggregator emits no AnswerUpdated, so the genuine pair stands here.
+    The package's simpler MockV3Aggregator emits no AnswerUpdated, so the genuine pair stands here. The wrapped native
+    token is the genuine WETH9 with a function that mints; what is minted is backed here, so that it can be unwrapped.
     """
-    token = aave_artifact(packages.core, "MintableERC20")
     aggregator = chainlink_artifact(packages.core, "FluxAggregator")
     proxy = chainlink_artifact(packages.core, "EACAggregatorProxy")
     symbol = reserve.symbol
-    token_address = await chain.deploy(token, symbol, symbol, reserve.decimals)
+    if symbol == WRAPPED_NATIVE:
+        token_address = await chain.deploy(aave_artifact(packages.core, "WETH9Mocked"))
+        await chain.set_balance(token_address, _BACKING_WEI)
+    else:
+        token = aave_artifact(packages.core, "MintableERC20")
+        token_address = await chain.deploy(token, symbol, symbol, reserve.decimals)
     terms = (token_address, 0, _TIMEOUT_S, _NOBODY, 1, _MAX_ANSWER, _FEED_DECIMALS, f"{symbol} / USD")
     aggregator_address = await chain.deploy(aggregator, *terms)
     nobody: list[str] = []

@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from keeper.devnet.aave import deploy_aave
-from keeper.devnet.assets import DevAsset, price_updates
+from keeper.devnet.assets import WRAPPED_NATIVE, DevAsset, price_updates
 from keeper.devnet.chain import ADMIN, DevChain, Tx
 from keeper.devnet.market import MINT, AaveMarket, AaveRecord, Generation
 from keeper.devnet.morpho import MorphoMarket, MorphoRecord, deploy_morpho
@@ -41,6 +41,8 @@ from keeper.devnet.perp_positions import open_perp_positions, random_perp_positi
 from keeper.devnet.population import random_positions
 from keeper.devnet.positions import PositionSpec, open_positions
 from keeper.devnet.spec import DEFAULT_SPEC, MarketSpec
+from keeper.devnet.uniswap import deploy_uniswap
+from keeper.devnet.uniswap_market import UniswapMarket, UniswapRecord
 from keeper.devnet.venus import deploy_venus
 from keeper.devnet.venus_market import VenusMarket, VenusRecord
 from keeper.devnet.venus_positions import open_venus_positions, random_venus_positions
@@ -59,8 +61,8 @@ _DEPTH_PER_POSITION_USD: Final = 150_000
 _KEEPER_WEI: Final = 100 * 10**18
 
 
-Other: TypeAlias = Literal["morpho", "venus", "perp"]
-"""A protocol beside Aave, on the same tokens and feeds; its package set has the same name."""
+Other: TypeAlias = Literal["morpho", "venus", "perp", "uniswap"]
+"""A protocol beside Aave, on the same tokens and feeds; its package set has the same name. Uniswap has no positions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ class Devnet:
     morpho: MorphoMarket | None = None
     venus: VenusMarket | None = None
     perp: PerpMarket | None = None
+    uniswap: UniswapMarket | None = None
 
     async def fund_keeper(
         self, address: str, amounts: Mapping[str, int] | None = None, *, native_wei: int = _KEEPER_WEI
@@ -102,6 +105,22 @@ class Devnet:
         async with self.chain.held():
             await self.chain.send_all(mints)
 
+    async def move(self, prices: Mapping[str, int], *, mine: bool = True) -> list[str]:
+        """Move feeds, Morpho's oracles and Uniswap's pools together, and return the transactions' hashes.
+
+        With `mine` they land in one new block; without it they go to the pool, in this order, and the node's mode decides.
+        """
+        assets = {symbol: asset for market in self.markets.values() for symbol, asset in market.reserves.items()}
+        updates = await price_updates(self.chain, {assets[symbol]: price for symbol, price in prices.items()})
+        if self.morpho:
+            updates += await self.morpho.oracle_updates(prices)
+        if self.uniswap:
+            updates += await self.uniswap.arbitrage(prices)
+        if not mine:
+            return await self.chain.submit(updates)
+        async with self.chain.bulk():
+            return [str(receipt["transactionHash"]) for receipt in await self.chain.send_all(updates)]
+
 
 class _Saved(msgspec.Struct, frozen=True):
     """What has to be known about a saved chain to go on with it."""
@@ -112,6 +131,7 @@ class _Saved(msgspec.Struct, frozen=True):
     morpho: MorphoRecord | None
     venus: VenusRecord | None
     perp: PerpRecord | None
+    uniswap: UniswapRecord | None
     errors: dict[str, str]
 
 
@@ -151,6 +171,7 @@ async def cached_devnet(
             morpho=MorphoMarket.bind(saved.morpho, chain) if saved.morpho else None,
             venus=VenusMarket.bind(saved.venus, chain) if saved.venus else None,
             perp=PerpMarket.bind(saved.perp, chain) if saved.perp else None,
+            uniswap=UniswapMarket.bind(saved.uniswap, chain) if saved.uniswap else None,
         )
 
 
@@ -207,6 +228,7 @@ async def _populate(spec: DevnetSpec, packages: Packages, chain: DevChain, progr
         morpho=beside.morpho,
         venus=beside.venus,
         perp=beside.perp,
+        uniswap=beside.uniswap,
         errors=chain.errors,
     )
 
@@ -219,6 +241,7 @@ class _Beside:
     morpho: MorphoRecord | None = None
     venus: VenusRecord | None = None
     perp: PerpRecord | None = None
+    uniswap: UniswapRecord | None = None
 
 
 async def _populate_others(
@@ -241,6 +264,11 @@ async def _populate_others(
         margins = random_perp_positions(perp, spec.n_positions, spec.seed)
         made.owners["perp"] = await open_perp_positions(perp, margins, progress)
         made.perp = perp.record()
+    if "uniswap" in spec.others:
+        traded = {**(made.morpho.assets if made.morpho else {}), **assets}
+        wrapped = traded[WRAPPED_NATIVE].token
+        uniswap = await deploy_uniswap(chain, packages, traded, wrapped_native=wrapped, progress=progress)
+        made.uniswap = uniswap.record()
     return made
 
 

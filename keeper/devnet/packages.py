@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeAlias
 from keeper.errors import Fatal
 
 Progress: TypeAlias = Callable[[str], None]
-PackageSet: TypeAlias = Literal["core", "origin", "morpho", "venus", "perp", "postgres"]
+PackageSet: TypeAlias = Literal["core", "origin", "morpho", "venus", "perp", "uniswap", "balancer", "postgres"]
 
 _SHIPPED: Final = Path(__file__).parent / "packages"
 _SHOWN_LINES: Final = 12

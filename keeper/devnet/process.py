@@ -126,6 +126,27 @@ class KeeperProcess:
             self._grown.notify_all()
 
 
+async def run_command(environment: Mapping[str, str], *arguments: str) -> Any:
+    """Run one command of the keeper with `--json` and return what it answers.
+
+    Raises: Fatal with what it said, when it fails.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "keeper",
+        *arguments,
+        "--json",
+        env=dict(environment),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    answer, said = await process.communicate()
+    if process.returncode != 0:
+        raise Fatal(f"`keeper {' '.join(arguments)}` failed:\n{said.decode(errors='replace')}")
+    return msgspec.json.decode(answer)
+
+
 def keeper_environment(
     *, chain_file: Path, rpc_url: str, state_dir: Path, http_port: int, key_file: Path | None = None, **settings: str
 ) -> dict[str, str]:

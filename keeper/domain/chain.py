@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from keeper.domain.units import Address, BlockHash, TxHash, Wei
+from keeper.domain.units import ZERO_ADDRESS, Address, BlockHash, TxHash, Wei
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class BlockHead:
     base_fee_wei: Wei
     gas_limit: int
     logs_bloom: bytes
+    coinbase: Address = ZERO_ADDRESS
 
     @property
     def moment(self) -> Moment:

@@ -141,6 +141,10 @@ class Quoter(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """Let go of what it is asked over, if anything."""
+        ...
+
 
 class Lenders(Protocol):
     """A place to borrow from, read at each head."""

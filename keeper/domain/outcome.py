@@ -22,8 +22,14 @@ class Reason(StrEnum):
     INSUFFICIENT_INVENTORY = "insufficient_inventory"
     APPROVAL_CAP = "approval_cap"
     NATIVE_PRICE_UNKNOWN = "native_price_unknown"
+    NO_LENDER = "no_lender"
     INSUFFICIENT_GAS_MONEY = "insufficient_gas_money"
     FEE_CAP = "fee_cap"
+    # the way from what is seized to what is repaid
+    NO_PROGRAM = "no_program"
+    NO_ROUTE = "no_route"
+    NOT_REDEEMABLE = "not_redeemable"
+    PRICE_IMPACT = "price_impact"
     # the keeper
     OBSERVE_MODE = "observe_mode"
     SHADOW_MODE = "shadow_mode"

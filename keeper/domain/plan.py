@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from keeper.domain.abi import BALANCE_OF
 from keeper.domain.chain import BlockHead, Call
+from keeper.domain.fixed import div_up
 from keeper.domain.outcome import Decision, Reason, Result
 from keeper.domain.position import Opportunity, PositionKey, Token
 from keeper.domain.units import NATIVE, Address, Base, TokenAmount, TxHash, Wei
@@ -44,6 +45,11 @@ class Payment:
     token: Token
     spender: Address | None
     balance_of: bytes = BALANCE_OF
+
+    @property
+    def is_pulled(self) -> bool:
+        """Return whether it is a token that a contract may be allowed to pull, whoever it is."""
+        return self.spender is not None and self.balance_of == BALANCE_OF
 
     @property
     def is_native(self) -> bool:
@@ -86,10 +92,24 @@ class DecisionRecord:
 
 @dataclass(frozen=True, slots=True)
 class Realised:
-    """What a mined liquidation really did, from its logs."""
+    """What a mined liquidation really did, from its logs; `profit_amount` is what the executor brought to its owner."""
 
     repaid_amount: TokenAmount
     seized_amount: TokenAmount
+    profit_amount: TokenAmount | None = None
+
+    def profit_base(self, what: Opportunity) -> Base:
+        """Value it at its plan's own prices, before gas.
+
+        Rounding: against us everywhere.
+        """
+        brought = what.proceeds
+        if brought is not None:
+            return Base(brought.base * (self.profit_amount or 0) // brought.amount) if brought.amount else Base(0)
+        if not what.seized_amount or not what.repay_amount:
+            return Base(0)
+        seized = what.seized_base * self.seized_amount // what.seized_amount
+        return Base(seized - div_up(what.repay_base * self.repaid_amount, what.repay_amount))
 
 
 @dataclass(frozen=True, slots=True)

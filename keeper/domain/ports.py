@@ -11,7 +11,7 @@ from keeper.domain.chain import BlockHead, Call, Log, LogFilter, Moment, ViewCal
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Payment, Realised
 from keeper.domain.position import Action, Assessment, Health, Opportunity, PositionKey, Row, Token, Weight
-from keeper.domain.program import Step
+from keeper.domain.program import Program, Step, StepKind
 from keeper.domain.units import ZERO_ADDRESS, Address, Base, Column, PositionId, TokenAmount
 
 SnapshotOut = TypeVar("SnapshotOut", bound="Snapshot", covariant=True)
@@ -247,10 +247,10 @@ class Calls(Protocol):
 class Programs(Protocol[SnapshotIn, PositionIn]):
     """How a protocol's liquidations go through the executor: pure."""
 
-    def steps(self, opportunity: Opportunity) -> tuple[Step, ...]:
+    def steps(self, opportunity: Opportunity, snapshot: SnapshotIn) -> tuple[Step, ...]:
         """Return the steps that carry an opportunity out and turn what is seized into what can be sold.
 
-        None where the executor cannot do it. A last step that is a door is paid when all the rest is done.
+        Nothing where the executor cannot do it. A last step that is a door is paid when all the rest is done.
         """
         ...
 
@@ -258,8 +258,38 @@ class Programs(Protocol[SnapshotIn, PositionIn]):
         """Return what the executor holds after the steps: the token that can be sold, and how much of it, rounded down."""
         ...
 
+    def permits(self, snapshot: SnapshotIn) -> frozenset[tuple[Address, StepKind]]:
+        """Return every target, with what is done to it, that any opportunity of the market may need."""
+        ...
+
     def after(self, position: PositionIn, snapshot: SnapshotIn, opportunity: Opportunity) -> Any | None:
         """Return the position as the opportunity leaves it, for a second one in the same block; None where none follows."""
+        ...
+
+
+class Executor(Protocol):
+    """The contract that carries programs out, as its own encoder knows it: pure."""
+
+    @property
+    def address(self) -> Address:
+        """Return where it is."""
+        ...
+
+    @property
+    def selectors(self) -> frozenset[bytes]:
+        """Return the functions that a signer has to allow."""
+        ...
+
+    def call(self, program: Program) -> Call:
+        """Return the call that runs a program."""
+        ...
+
+    def profits(self, logs: Iterable[Log]) -> Mapping[Address, TokenAmount]:
+        """Return what it brought to its owner, by token, as it reports itself."""
+        ...
+
+    def decode_revert(self, data: bytes) -> tuple[Reason, str] | None:
+        """Classify a refusal of its own; None where the words are somebody else's."""
         ...
 
 

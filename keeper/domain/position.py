@@ -91,6 +91,21 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Proceeds:
+    """What a plan through the executor is to bring to its owner: `amount` of a token, worth `base`, never below `least`.
+
+    It is what remains of the sale when the debt and the loan are paid; gas is not in it. `stake_base` is what the whole
+    position was worth to a liquidator by its protocol's own prices: it changes with the position, not with the pools.
+    """
+
+    token: Token
+    amount: TokenAmount
+    base: Base
+    least: TokenAmount
+    stake_base: Base
+
+
+@dataclass(frozen=True, slots=True)
 class Opportunity:
     """One legal step of one position's liquidation: what to pay, what comes back, both exact at `at`.
 
@@ -99,6 +114,7 @@ class Opportunity:
     `seized_amount` is what the liquidator receives, after the protocol's fee.
     `spender` pulls the repayment by an allowance; None where nothing has to be allowed.
     `target` is the contract to call. `terms` are further words of the call that only the protocol itself reads.
+    `proceeds` are there where the executor sells what is seized.
     """
 
     key: PositionKey
@@ -115,10 +131,18 @@ class Opportunity:
     at: Moment
     terms: bytes = b""
     action: Action = Action.LIQUIDATE
+    proceeds: Proceeds | None = None
 
     @property
     def gross_profit_base(self) -> Base:
-        """Return the seized value less the repaid value, before gas."""
+        """Return what it brings before gas: the proceeds, or the seized value less the repaid value."""
+        return self.stake_base if self.proceeds is None else self.proceeds.base
+
+    @property
+    def stake_base(self) -> Base:
+        """Return the seized value less the repaid value by the protocol's own prices, however it is sold."""
+        if self.proceeds is not None:
+            return self.proceeds.stake_base
         return Base(self.seized_base - self.repay_base)
 
 

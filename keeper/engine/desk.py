@@ -6,10 +6,12 @@ from typing import Any
 
 from keeper.domain.chain import BlockHead, Log, Moment
 from keeper.domain.outcome import Reason
+from keeper.domain.plan import Inventory
 from keeper.domain.ports import Market, Snapshot, Taken
 from keeper.domain.position import Health, Token
-from keeper.domain.units import BlockHash, PositionId
+from keeper.domain.units import Address, BlockHash, PositionId
 from keeper.engine.parity import Mismatch, differs
+from keeper.engine.plan import Chore
 from keeper.engine.scan import MarketBook, Scan
 from keeper.errors import Invalid
 from keeper.oracles.guard import Guard, GuardPolicy, PriceMove
@@ -166,6 +168,14 @@ class Desk:
         if self.snapshot is None:
             return Scan(0, 0, ())
         return self.books.scan(self.snapshot, at, self.held)
+
+    def chores(self, owner: Address, inventory: Inventory, at: Moment) -> list[Chore]:
+        """Return what earlier liquidations left to be done for their owner."""
+        market, snapshot = self.books.market, self.snapshot
+        if snapshot is None:
+            return []
+        steps = market.rules.settlements(owner, inventory.balances, snapshot, at)
+        return [Chore(market, snapshot, each) for each in steps]
 
     def is_trusted(self, key: PositionId, compared: Mapping[PositionId, Health | None]) -> bool:
         """Return whether a position may be acted upon: one that differs only where the chain calls it liquidatable."""

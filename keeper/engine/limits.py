@@ -6,7 +6,7 @@ repeats, and holds back no other way: a pair that always fails must not protect 
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from keeper.domain.outcome import Reason, Result
@@ -32,6 +32,16 @@ COOL_DOWN_BLOCKS: Final[Mapping[Reason, int]] = {
     Reason.UNKNOWN: 4,
 }
 """The first wait of each class of failure. A class that is not here is judged afresh at the next head."""
+
+
+REFUSED_BLOCKS: Final[Mapping[Reason, tuple[int, int]]] = {
+    Reason.NO_ROUTE: (4, 64),
+    Reason.NOT_REDEEMABLE: (2, 16),
+    Reason.NO_LENDER: (2, 16),
+    Reason.PRICE_IMPACT: (1, 4),
+    Reason.UNPROFITABLE: (1, 4),
+}
+"""The first and the longest wait of what nobody would trade: to look again costs time, which others need more."""
 
 
 def way_of(opportunity: Opportunity) -> Way:
@@ -81,7 +91,7 @@ class Limits:
         if self._locked.get(outcome.key) == outcome.plan_id:
             self.release(outcome.key)
         what = outcome.opportunity
-        way, profit = (way_of(what), what.gross_profit_base) if what else (ANY_WAY, Base(0))
+        way, profit = (way_of(what), what.stake_base) if what else (ANY_WAY, Base(0))
         if outcome.result is Result.WON:
             self._cool.pop((outcome.key, way), None)
         elif outcome.reason is not None:
@@ -98,17 +108,19 @@ class Limits:
         way: Way = ANY_WAY,
     ) -> None:
         """Start or double the wait of one way to liquidate a position after a failure."""
-        first = COOL_DOWN_BLOCKS.get(reason)
-        if first is None:
-            return
-        before = self._cool.get((key, way))
-        failures = before.failures + 1 if before is not None and before.reason is reason else 1
-        wait = (
-            min(first << (failures - 1), MAX_COOL_DOWN_BLOCKS)
-            if failures < MAX_COOL_DOWN_BLOCKS
-            else (MAX_COOL_DOWN_BLOCKS)
-        )
-        self._cool[key, way] = CoolDown(reason, block + wait, failures, position, profit_base)
+        if (first := COOL_DOWN_BLOCKS.get(reason)) is not None:
+            self._hold(CoolDown(reason, block, 1, position, profit_base), (key, way), first, MAX_COOL_DOWN_BLOCKS)
+
+    def refuse(self, key: PositionKey, reason: Reason, block: int, position: Position, stake_base: Base) -> None:
+        """Start or double the wait of a position that nothing could be traded for."""
+        if (waits := REFUSED_BLOCKS.get(reason)) is not None:
+            self._hold(CoolDown(reason, block, 1, position, stake_base), (key, ANY_WAY), *waits)
+
+    def _hold(self, cool: CoolDown, place: tuple[PositionKey, Way], first: int, longest: int) -> None:
+        before = self._cool.get(place)
+        failures = before.failures + 1 if before is not None and before.reason is cool.reason else 1
+        wait = min(first << min(failures - 1, longest.bit_length()), longest)
+        self._cool[place] = replace(cool, until_block=cool.until_block + wait, failures=failures)
 
     def cooling(
         self, key: PositionKey, block: int, position: Position | None, profit_base: Base, *, way: Way = ANY_WAY

@@ -1,8 +1,9 @@
 """From candidates to plans: the pair and amount that pay best, in order of value, within what the signer holds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Final
 
 from keeper.domain.chain import BlockHead
 from keeper.domain.mode import Mode
@@ -11,8 +12,14 @@ from keeper.domain.plan import Approval, Batch, DecisionRecord, Inventory, Payme
 from keeper.domain.ports import Market, Snapshot
 from keeper.domain.position import Opportunity, PositionKey, Token
 from keeper.domain.units import Address, Base, TokenAmount, Wei
-from keeper.engine.limits import CoolDown, Limits, way_of
+from keeper.engine.funding import OwnInventory
+from keeper.engine.limits import REFUSED_BLOCKS, CoolDown, Limits, way_of
 from keeper.engine.scan import Candidate
+from keeper.engine.sizing import Refused
+from keeper.engine.trading import Trading
+
+_TRIES: Final = 4
+"""How many candidates are looked at for each plan that a head may have: to find a trade takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +39,21 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A candidate that a trade was looked for in vain, and what it is worth to a liquidator."""
+
+    candidate: Candidate
+    reason: Reason
+    stake_base: Base
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
-    """One decision for every candidate, and what is handed to the sender, if anything."""
+    """One decision for every candidate, what is handed to the sender, if anything, and what nobody would trade."""
 
     decisions: tuple[DecisionRecord, ...]
     batch: Batch | None
+    refused: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +67,16 @@ class Chore:
 
 @dataclass(frozen=True, slots=True)
 class _Priced:
-    """A candidate that would pay, were there enough to pay with."""
+    """A candidate that would pay, were there enough to pay with; `ready` are the ways that are not cooling down."""
 
     candidate: Candidate
-    best: Opportunity
+    ready: Sequence[Opportunity]
     net_base: Base
+
+    @property
+    def best(self) -> Opportunity:
+        """Return the way that would pay best."""
+        return self.ready[0]
 
 
 class Purse:
@@ -73,10 +95,11 @@ class Purse:
         """Return the allowances that the plans need, one at most for each token and spender."""
         return tuple(Approval(token, spender, amount) for (token, spender), amount in self._granted.items())
 
-    def budget(self, candidate: Candidate) -> Mapping[Address, TokenAmount] | None:
+    def budget(self, candidate: Candidate, via: Address | None = None) -> Mapping[Address, TokenAmount] | None:
         """Return what may be paid per token: the balance left, and no more than the allowance is or may become.
 
-        Where a token can be paid to several contracts, the least that any of them could pull.
+        Where a token can be paid to several contracts, the least that any of them could pull; or what the one contract
+        `via` could.
         """
         if self._inventory is None:
             return None
@@ -85,7 +108,7 @@ class Purse:
             token = payment.token.address
             left = max(0, self._left(payment))
             if payment.spender is not None:
-                key = (token, payment.spender)
+                key = (token, via or payment.spender)
                 allowed = max(self._allowance(key), 0 if key in self._granted else self._cap(candidate, payment.token))
                 left = max(0, min(left, allowed - self._pulled.get(key, 0)))
             budget[token] = TokenAmount(min(left, budget.get(token, left)))
@@ -132,8 +155,12 @@ def plan(
     policy: Policy,
     *,
     chores: Sequence[Chore] = (),
+    trading: Trading | None = None,
 ) -> Planned:
-    """Decide every candidate exactly once, best value first, and add the chores that are worth their gas."""
+    """Decide every candidate exactly once, best value first, and add the chores that are worth their gas.
+
+    With `trading`, what the executor can do goes through it, each trade quoted on what those before it leave.
+    """
     decisions: list[DecisionRecord] = []
     priced: list[_Priced] = []
     for candidate in candidates:
@@ -145,22 +172,26 @@ def plan(
     priced.sort(key=lambda each: (-each.net_base, each.candidate.key))
     purse = Purse(None if policy.mode is Mode.OBSERVE else inventory, policy)
     plans: list[Plan] = []
-    for each in priced:
+    refused: list[Refusal] = []
+    for tried, each in enumerate(priced):
         if policy.mode is Mode.OBSERVE:
             decisions.append(_skip(head, each.candidate, Reason.OBSERVE_MODE, each.net_base))
-        elif len(plans) >= policy.max_plans:
+        elif len(plans) >= policy.max_plans or tried >= _TRIES * policy.max_plans:
             decisions.append(_skip(head, each.candidate, Reason.BATCH_FULL, each.net_base))
         else:
-            made = _fund(head, each, purse, limits, policy)
+            made = _fund(head, each, purse, limits, policy) if trading is None else None
+            if trading is not None:
+                made, trading = _trade(head, each, purse, limits, policy, trading=trading)
             if isinstance(made, Plan):
                 plans.append(made)
-            else:
+            elif made is not None:
                 decisions.append(made)
+                refused.append(Refusal(each.candidate, made.reason or Reason.UNKNOWN, each.best.stake_base))
     if policy.mode is Mode.LIVE:
         settled = (_settle(head, chore, limits) for chore in chores)
         plans += [each for each in settled if each is not None]
     batch = Batch(head, purse.approvals, tuple(plans)) if plans else None
-    return Planned(tuple(decisions), batch)
+    return Planned(tuple(decisions), batch, tuple(refused) if trading is not None else ())
 
 
 def accept(head: BlockHead, candidate: Candidate, plan_id: str, profit_base: Base, detail: str) -> DecisionRecord:
@@ -192,24 +223,26 @@ def _price(head: BlockHead, candidate: Candidate, limits: Limits, policy: Policy
     if net < policy.min_profit_base:
         return _skip(head, candidate, Reason.UNPROFITABLE, net)
     ready, cool = _ready(head, candidate, assessment.opportunities, limits)
-    if ready is None or ready.gross_profit_base - gas < policy.min_profit_base:
+    if not ready or ready[0].gross_profit_base - gas < policy.min_profit_base:
+        if cool is not None and cool.reason in REFUSED_BLOCKS:
+            return _skip(head, candidate, cool.reason, net, f"looked at again in block {cool.until_block}")
         why = f"{cool.reason} until block {cool.until_block}" if cool else ""
         return _skip(head, candidate, Reason.COOLING_DOWN, net, why)
-    return _Priced(candidate, ready, Base(ready.gross_profit_base - gas))
+    return _Priced(candidate, ready, Base(ready[0].gross_profit_base - gas))
 
 
 def _ready(
     head: BlockHead, candidate: Candidate, opportunities: Sequence[Opportunity], limits: Limits
-) -> tuple[Opportunity | None, CoolDown | None]:
-    """Return the best opportunity that is not cooling down, and what holds back the best of all."""
+) -> tuple[Sequence[Opportunity], CoolDown | None]:
+    """Return the opportunities that are not cooling down, best first, and what holds back the best of all."""
     first: CoolDown | None = None
+    ready: list[Opportunity] = []
     for each in opportunities:
-        profit = each.gross_profit_base
-        cool = limits.cooling(candidate.key, head.number, candidate.position, profit, way=way_of(each))
+        cool = limits.cooling(candidate.key, head.number, candidate.position, each.stake_base, way=way_of(each))
         if cool is None:
-            return each, first
+            ready.append(each)
         first = first or cool
-    return None, first
+    return ready, first
 
 
 def _fund(head: BlockHead, priced: _Priced, purse: Purse, limits: Limits, policy: Policy) -> Plan | DecisionRecord:
@@ -220,13 +253,15 @@ def _fund(head: BlockHead, priced: _Priced, purse: Purse, limits: Limits, policy
     blocked: Reason | None = None
     if budget is not None:
         funded = candidate.market.rules.assess(candidate.position, candidate.snapshot, priced.best.at, budget)
-        opportunities, blocked = funded.opportunities, funded.blocked
+        ways = {way_of(each) for each in priced.ready}
+        opportunities, blocked = [each for each in funded.opportunities if way_of(each) in ways], funded.blocked
     if not opportunities:
         reason = Reason.DUST_RULE if blocked is Reason.DUST_RULE else Reason.INSUFFICIENT_INVENTORY
         return _skip(head, candidate, reason, priced.net_base, _short_of(priced.best, budget))
-    best, _ = _ready(head, candidate, opportunities, limits)
-    if best is None:
+    ready, _ = _ready(head, candidate, opportunities, limits)
+    if not ready:
         return _skip(head, candidate, Reason.COOLING_DOWN, priced.net_base)
+    best = ready[0]
     native = candidate.snapshot.native_price_base or Base(0)
     net = Base(best.gross_profit_base - _gas_base(head, candidate.market, native))
     if net < policy.min_profit_base:
@@ -241,6 +276,42 @@ def _fund(head: BlockHead, priced: _Priced, purse: Purse, limits: Limits, policy
         native_price_base=native,
         min_profit_base=policy.min_profit_base,
     )
+
+
+def _trade(
+    head: BlockHead, priced: _Priced, purse: Purse, limits: Limits, policy: Policy, *, trading: Trading
+) -> tuple[Plan | DecisionRecord, Trading]:
+    """Let the executor do it, and return what it leaves of the pools; what it cannot do, and what may be kept, we do."""
+    candidate = priced.candidate
+    if candidate.market.programs is None:
+        return _fund(head, priced, purse, limits, policy), trading
+    native = candidate.snapshot.native_price_base or Base(0)
+    candidate = replace(candidate, assessment=replace(candidate.assessment, opportunities=tuple(priced.ready)))
+    own = OwnInventory(purse.budget(candidate, trading.executor.address) or {})
+    found = trading.best(head, candidate, own=own, native=native, floor_base=policy.min_profit_base)
+    if isinstance(found, Refused):
+        kept = [each for each in priced.ready if each.seize.address in trading.hold and _is_worth(candidate, each)]
+        if kept:
+            return _fund(head, replace(priced, ready=kept), purse, limits, policy), trading
+        return _skip(head, candidate, found.reason, found.net_base, found.detail), trading
+    what = trading.opportunity(candidate, found, own=own)
+    purse.pay(candidate, what)
+    made = Plan(
+        id=_plan_id(head, candidate.key),
+        head=head,
+        opportunity=what,
+        call=trading.executor.call(found.program),
+        gas_estimate=found.gas,
+        native_price_base=native,
+        min_profit_base=policy.min_profit_base,
+    )
+    return made, trading.after(found)
+
+
+def _is_worth(candidate: Candidate, what: Opportunity) -> bool:
+    """Return whether what is kept is worth what it costs by prices that no stranger's oracle has made."""
+    value = candidate.snapshot.value_base(what.seize.address, what.seized_amount)
+    return value is not None and value >= what.repay_base
 
 
 def _settle(head: BlockHead, chore: Chore, limits: Limits) -> Plan | None:

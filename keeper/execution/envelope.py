@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from eth_hash.auto import keccak
+
 from keeper.domain.units import Address, Wei
 
+NOBODY: Final = Address(b"")
+"""Whom a transaction that creates a contract is to."""
 _TYPE: Final = b"\x02"
 _EMPTY_LIST: Final = b"\xc0"
 _STRING: Final = 0x80
@@ -37,6 +41,14 @@ def unsigned_bytes(transaction: Transaction) -> bytes:
 def signed_bytes(transaction: Transaction, *, parity: int, r: int, s: int) -> bytes:
     """Return what is sent; its hash is the transaction's."""
     return _TYPE + _list([*_fields(transaction), _integer(parity), _integer(r), _integer(s)])
+
+
+def created_address(sender: Address, nonce: int) -> Address:
+    """Return where a transaction that creates a contract puts it.
+
+    Source: yellow paper, section 7.
+    """
+    return Address(keccak(_list([_string(sender), _integer(nonce)]))[-20:])
 
 
 def _fields(transaction: Transaction) -> list[bytes]:

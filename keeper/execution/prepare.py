@@ -7,7 +7,6 @@ from typing import Final
 
 from keeper.chain.transactions import Funds
 from keeper.domain.chain import BlockHead, Call
-from keeper.domain.fixed import div_up
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Batch, Plan, Realised
 from keeper.domain.units import Address, Base, Wei
@@ -229,15 +228,10 @@ def price(
 
 
 def realised_profit_base(plan: Plan, realised: Realised | None) -> Base:
-    """Value what the simulation realised at the plan's own prices.
-
-    Rounding: against us on both sides.
-    """
+    """Value what the simulation realised at the plan's own prices; where there is nothing to compare, what was planned."""
     what = plan.opportunity
-    if realised is None or not what.seized_amount or not what.repay_amount:
-        return what.gross_profit_base
-    seized = what.seized_base * realised.seized_amount // what.seized_amount
-    return Base(seized - div_up(what.repay_base * realised.repaid_amount, what.repay_amount))
+    is_comparable = what.proceeds is not None or (what.seized_amount and what.repay_amount)
+    return realised.profit_base(what) if realised is not None and is_comparable else what.gross_profit_base
 
 
 def _price(tried: Tried, market: FeeMarket, policy: FeePolicy, data: Extra, first: Extra) -> _Priced | Skipped:

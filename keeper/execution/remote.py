@@ -183,7 +183,7 @@ def _request(owner: Address, transaction: Transaction) -> dict[str, str]:
         "type": "0x2",
         "chainId": hex(transaction.chain_id),
         "from": f"0x{owner.hex()}",
-        "to": f"0x{transaction.to.hex()}",
+        **({"to": f"0x{transaction.to.hex()}"} if transaction.to else {}),  # a creation names nobody
         "nonce": hex(transaction.nonce),
         "gas": hex(transaction.gas_limit),
         "maxFeePerGas": hex(transaction.max_fee_wei),

@@ -15,7 +15,7 @@ from keeper.chain.transactions import Standing
 from keeper.domain.chain import BlockHead
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Batch, Outcome, Plan
-from keeper.domain.ports import Market, Taken
+from keeper.domain.ports import Executor, Market, Taken
 from keeper.domain.position import PositionKey
 from keeper.errors import Stale, Transient, Unsafe
 from keeper.execution.dispatch import Dispatch
@@ -51,6 +51,7 @@ class Sender:
         journal: Journal,
         signer: Signatory,
         markets: Mapping[str, Market],
+        executor: Executor | None = None,
         policy: SenderPolicy,
         deliver: Deliver,
         gate: Gate | None = None,
@@ -59,7 +60,7 @@ class Sender:
         private: PrivatePolicy | None = None,
         observer: Observer | None = None,
     ) -> None:
-        """Own the nonces of `signer`, whose journal is `journal`; liquidations go to `relays` first, if there are any."""
+        """Own the nonces of `signer`, with its journal; liquidations go to `relays` first, through `executor`, if any."""
         self._deliver = deliver
         self._observer: Observer = observer or SilentObserver()
         self._gate: Gate = gate or OpenGate()
@@ -72,7 +73,7 @@ class Sender:
         self._is_stopping = False
         self._is_drained = False
         self._undisturbed: set[asyncio.Task[Any]] = set()
-        simulator = Simulator(network, markets, signer.address)
+        simulator = Simulator(network, markets, signer.address, executor)
         self._preparation = Preparation(
             network=network, simulator=simulator, sender=signer.address, fees=policy.fees, observer=self._observer
         )
@@ -87,7 +88,6 @@ class Sender:
             journal=journal,
             network=network,
             simulator=simulator,
-            markets=markets,
             policy=policy,
             gate=self._gate,
             observer=self._observer,

@@ -1,6 +1,6 @@
 """What the chain says of one nonce, and how that ends its plan. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
@@ -8,11 +8,10 @@ from typing import Final
 from keeper.chain.transactions import Standing
 from keeper.domain.chain import BlockHead, Receipt
 from keeper.domain.outcome import Reason, Result
-from keeper.domain.plan import Outcome
+from keeper.domain.plan import Outcome, Realised
 from keeper.domain.ports import Taken
 from keeper.domain.units import BlockHash, TxHash
 from keeper.execution.lane import Slot
-from keeper.execution.simulate import total
 from keeper.store.records import Attempt, AttemptKind, AttemptState, Entry, Inclusion, Intent, IntentState
 
 _NEARLY_ALL: Final = 16
@@ -93,13 +92,13 @@ def attempt_of(entry: Entry, tx_hash: TxHash) -> Attempt:
 def outcome(
     entry: Entry,
     receipt: Receipt | None,
-    taken: Sequence[Taken],
+    realised: Realised | None,
     rival: Taken | None,
     revert: tuple[Reason, str] | None,
 ) -> Outcome | None:
     """Return how the plan of an entry ended; None for an entry without a plan.
 
-    `taken` is what the receipt's own logs report for the position, `rival` somebody else's liquidation of it, `revert`
+    `realised` is what the receipt's own logs report for the position, `rival` somebody else's liquidation of it, `revert`
     why the call fails on the state of its block.
     """
     intent = entry.intent
@@ -121,10 +120,8 @@ def outcome(
     if attempt_of(entry, receipt.tx_hash).kind is AttemptKind.CANCEL:
         why = f"{intent.reason.value}: {intent.detail}" if intent.reason else intent.detail
         return replace(ended, result=Result.CANCELLED, reason=Reason.CANCELLED, detail=why[:256])
-    if receipt.succeeded and taken:
-        return replace(
-            ended, result=Result.WON, reason=None, detail="", realised=total([each.realised for each in taken])
-        )
+    if receipt.succeeded and realised is not None:
+        return replace(ended, result=Result.WON, reason=None, detail="", realised=realised)
     if receipt.succeeded:
         return replace(ended, reason=Reason.UNKNOWN, detail="the call succeeded without doing its work")
     if rival is not None and rival.log.block_number <= receipt.block_number:

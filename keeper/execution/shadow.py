@@ -7,7 +7,7 @@ from enum import StrEnum
 from keeper.domain.chain import BlockHead
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Batch, Plan
-from keeper.domain.ports import Market, Taken
+from keeper.domain.ports import Executor, Market, Taken
 from keeper.domain.position import PositionKey
 from keeper.domain.units import Address, Base, Wei
 from keeper.errors import Stale, Transient
@@ -62,6 +62,7 @@ class ShadowSender:
         network: Network,
         sender: Address,
         markets: Mapping[str, Market],
+        executor: Executor | None = None,
         fees: FeePolicy,
         deliver: Callable[[Score], None],
         score_after_blocks: int = 10,
@@ -69,7 +70,7 @@ class ShadowSender:
     ) -> None:
         """Simulate as `sender`, which needs no key here but the tokens and the allowances."""
         told: Observer = observer or SilentObserver()
-        simulator = Simulator(network, markets, sender)
+        simulator = Simulator(network, markets, sender, executor)
         self._preparation = Preparation(network=network, simulator=simulator, sender=sender, fees=fees, observer=told)
         self._deliver = deliver
         self._score_after_blocks = score_after_blocks

@@ -9,7 +9,7 @@ from eth_hash.auto import keccak
 
 from keeper.domain.units import Address, TxHash, Wei
 from keeper.errors import ConfigurationError, Transient, Unsafe
-from keeper.execution.envelope import Transaction, signed_bytes, unsigned_bytes
+from keeper.execution.envelope import NOBODY, Transaction, signed_bytes, unsigned_bytes
 
 APPROVE: Final = bytes.fromhex("095ea7b3")
 _ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -27,7 +27,7 @@ class SignerFailed(Transient):
 
 @dataclass(frozen=True, slots=True)
 class SigningPolicy:
-    """What may be signed: calls by target and selector, allowances by token and spender.
+    """What may be signed: calls by target and selector, allowances by token and spender, creations by their code's hash.
 
     Value goes only with calls that are named as payable, and never more of it than `max_value_wei`.
 
@@ -41,6 +41,8 @@ class SigningPolicy:
     calls: frozenset[tuple[Address, bytes]] = frozenset()
     payable: frozenset[tuple[Address, bytes]] = frozenset()
     approvals: frozenset[tuple[Address, Address]] = frozenset()
+    creations: frozenset[bytes] = frozenset()
+    """The keccak of the code, with its constructor's arguments, of every contract that may be created."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +169,13 @@ def refusal(policy: SigningPolicy, owner: Address, transaction: Transaction) -> 
     if transaction.gas_limit > policy.max_gas_limit:
         return f"a gas limit of {transaction.gas_limit} is above the cap of {policy.max_gas_limit}"
     is_allowed = _is_allowed(policy, owner, transaction.to, transaction.data)
-    return None if is_allowed else f"the call to 0x{transaction.to.hex()}"
+    what = f"the call to 0x{transaction.to.hex()}" if transaction.to else "the creation of a contract"
+    return None if is_allowed else what
 
 
 def _is_allowed(policy: SigningPolicy, owner: Address, to: Address, data: bytes) -> bool:
+    if to == NOBODY:
+        return keccak(data) in policy.creations
     if to == owner:
         return not data
     if data[:4] == APPROVE:

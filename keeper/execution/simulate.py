@@ -1,15 +1,15 @@
 """Try the whole batch on top of the head before any of it is paid for: allowances first, then the plans, in order."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from keeper.chain.simulation import Simulated
-from keeper.domain.chain import BlockHead, Call
+from keeper.domain.chain import BlockHead, Call, Log
 from keeper.domain.outcome import Reason
 from keeper.domain.plan import Approval, Plan, Realised
-from keeper.domain.ports import Market, Taken
+from keeper.domain.ports import Executor, Market, Taken
 from keeper.domain.position import Action, Opportunity, PositionKey
 from keeper.domain.units import Address, TokenAmount
 from keeper.execution.ports import Network
@@ -81,11 +81,14 @@ def allowance_of(call: Call) -> Allowance | None:
 class Simulator:
     """Simulates from the signer's address."""
 
-    def __init__(self, network: Network, markets: Mapping[str, Market], sender: Address) -> None:
-        """Use each plan's own market to read its revert or its logs."""
+    def __init__(
+        self, network: Network, markets: Mapping[str, Market], sender: Address, executor: Executor | None = None
+    ) -> None:
+        """Use each plan's own market, and the executor, to read its revert or its logs."""
         self._network = network
         self._markets = markets
         self._sender = sender
+        self._executor = executor
 
     async def run(
         self, head: BlockHead, approvals: Sequence[Approval], plans: Sequence[Plan], pending: Pending
@@ -131,8 +134,22 @@ class Simulator:
         market = self._markets.get(key.market) if key else None  # it may have left the chain file meanwhile
         if market is None:
             return Reason.SIMULATION_REVERTED, f"0x{data[:100].hex()}"
-        reason, text = market.calls.decode_revert(data)
+        own = self._executor.decode_revert(data) if self._executor else None
+        reason, text = own or market.calls.decode_revert(data)
         return (Reason.SIMULATION_REVERTED if reason is Reason.UNKNOWN else reason), text[:256]
+
+    def realised(self, what: Opportunity, logs: Iterable[Log]) -> Realised | None:
+        """Return what a transaction's logs say was done of a step, in all; None where they say nothing of it."""
+        logs, market = tuple(logs), self._markets.get(what.key.market)  # it may have left the chain file meanwhile
+        reported = market.reader.liquidations(logs) if market else ()
+        parts = [each.realised for each in reported if step_of(each) == step_of(what)]
+        if not parts:
+            return None
+        profit = None
+        if what.proceeds is not None and self._executor is not None:
+            profit = self._executor.profits(logs).get(what.proceeds.token.address, TokenAmount(0))
+        repaid, seized = sum(each.repaid_amount for each in parts), sum(each.seized_amount for each in parts)
+        return Realised(TokenAmount(repaid), TokenAmount(seized), profit)
 
     async def _each(self, head: BlockHead, calls: Sequence[Call]) -> Sequence[Simulated]:
         return await asyncio.gather(
@@ -183,24 +200,15 @@ class Simulator:
             return skip(plan, *self.explain(plan.key, result.data))
         if result.logs is None:
             return Tried(plan, result.gas_used, None)
-        reported = self._markets[plan.key.market].reader.liquidations(result.logs)
-        taken = [each for each in reported if step_of(each) == step_of(plan.opportunity)]
-        if not taken:
+        realised = self.realised(plan.opportunity, result.logs)
+        if realised is None:
             return skip(plan, Reason.SIMULATION_FAILED, "the call succeeds without doing its work")
-        return Tried(plan, result.gas_used, total([each.realised for each in taken]))
+        return Tried(plan, result.gas_used, realised)
 
 
 def step_of(what: Opportunity | Taken) -> Step:
     """Return which step of which position is planned, or was made."""
     return what.key, what.action
-
-
-def total(parts: Sequence[Realised]) -> Realised:
-    """Add up what one transaction realised."""
-    return Realised(
-        TokenAmount(sum(part.repaid_amount for part in parts)),
-        TokenAmount(sum(part.seized_amount for part in parts)),
-    )
 
 
 def needs(plan: Plan) -> Allowance | None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from keeper.chain.transactions import Standing
 from keeper.domain.chain import BlockHead, Receipt
 from keeper.domain.outcome import Reason
-from keeper.domain.plan import Outcome
-from keeper.domain.ports import Market, Taken
+from keeper.domain.plan import Outcome, Realised
+from keeper.domain.ports import Taken
 from keeper.domain.units import BlockHash, TxHash
 from keeper.errors import Stale, Transient
 from keeper.execution.finality import KEPT_BLOCKS, Finality
@@ -45,7 +45,6 @@ class Watch:
         journal: Journal,
         network: Network,
         simulator: Simulator,
-        markets: Mapping[str, Market],
         policy: SenderPolicy,
         gate: Gate,
         observer: Observer,
@@ -55,7 +54,6 @@ class Watch:
         self._journal = journal
         self._network = network
         self._simulator = simulator
-        self._markets = markets
         self._policy = policy
         self._gate = gate
         self._observer = observer
@@ -89,7 +87,7 @@ class Watch:
         self._rivals = {step: rival for step, rival in self._rivals.items() if step in slots}
         for each in taken:
             slot = slots.get(step_of(each))
-            if slot is not None and each.liquidator != self._lane.sender:
+            if slot is not None and each.log.tx_hash not in {attempt.tx_hash for attempt in slot.entry.attempts}:
                 self._rivals.setdefault(step_of(each), each)
                 slot.is_suspect = True
 
@@ -218,17 +216,15 @@ class Watch:
         inclusion = change.entry.intent.inclusion
         if inclusion is None or not self._is_deep(inclusion.block, head):
             return change if change.events else None
-        taken: Sequence[Taken] = ()
+        realised: Realised | None = None
         revert = None
         opportunity = change.entry.intent.opportunity
         if opportunity is not None and receipt is not None:
-            market = self._markets.get(opportunity.key.market)  # it may have left the chain file meanwhile
-            logs = market.reader.liquidations(receipt.logs) if market else ()
-            taken = [each for each in logs if step_of(each) == step_of(opportunity)]
+            realised = self._simulator.realised(opportunity, receipt.logs)
             if not receipt.succeeded:
                 revert = await self._why(change.entry, receipt)
         rival = self._rivals.get(step_of(opportunity)) if opportunity else None
-        change.outcome = outcome(change.entry, receipt, taken, rival, revert)
+        change.outcome = outcome(change.entry, receipt, realised, rival, revert)
         change.entry = closed(change.entry, head.timestamp_s)
         change.is_over, change.receipt = True, receipt
         change.events.append(("tx.finalized", self._named(change.slot, inclusion.tx_hash)))

@@ -61,6 +61,14 @@ class Event(StrEnum):
     ORACLE_JUMP = "oracle.jump", "warning", "market token", "a price moved implausibly far"
     ORACLE_QUARANTINED = "oracle.quarantined", "error", "market token", "a price is not acted upon"
     ORACLE_RESTORED = "oracle.restored", "info", "market token", "a price is acted upon again"
+    VENUE_SILENT = (
+        "venue.silent",
+        "warning",
+        "venue reason",
+        "nothing is traded with a venue or lender: it says nothing",
+    )
+    VENUE_DECEIT = "venue.deceit", "error", "venue reason", "a service offered something else than what was asked for"
+    VENUE_BACK = "venue.back", "info", "venue", "a venue or lender says something again"
     POSITION_AT_RISK = "position.at_risk", "info", "market account", "an account is close to liquidation"
     POSITION_LIQUIDATABLE = "position.liquidatable", "info", "market account", "an account can be liquidated"
     POSITION_RECOVERED = "position.recovered", "info", "market account", "an account can no longer be liquidated"

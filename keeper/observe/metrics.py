@@ -20,6 +20,7 @@ MAX_LABEL: Final = 64
 
 LATENCY_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SCAN_S: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+DIFFERENCES: Final = (-1.0, -0.1, -0.01, -0.001, 0.0, 0.001, 0.01, 0.1, 1.0)
 BLOCKS: Final = (1, 2, 3, 5, 8, 13, 21, 50)
 
 
@@ -106,6 +107,9 @@ class Metrics:
         self.inflight = self._plain_gauge("inflight", "Transactions that are neither mined nor given up")
         self.gas_spent_wei = self._plain_counter("gas_spent_wei", "Paid for gas")
         self.profit_usd = self._plain_gauge("profit_usd", "Realised by liquidations since the start, before gas")
+        self.profit_difference = self._plain_histogram(
+            "profit_difference_ratio", "Realised less planned profit of a trade, in planned ones", DIFFERENCES
+        )
         self.balance_wei = self._plain_gauge("balance_wei", "The signer's native balance")
 
     def head(self, number: int, timestamp_s: int) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import RowMapping
 from keeper.domain.chain import Call, Moment
 from keeper.domain.outcome import Reason, Result
 from keeper.domain.plan import Outcome, Realised
-from keeper.domain.position import Action, Opportunity, PositionKey, Token
+from keeper.domain.position import Action, Opportunity, PositionKey, Proceeds, Token
 from keeper.domain.units import Address, Base, BlockHash, PositionId, TokenAmount, TxHash, Wei
 from keeper.store.records import (
     Attempt,
@@ -49,6 +49,7 @@ def opportunity_to_json(opportunity: Opportunity | None) -> str | None:
     fields["terms"] = opportunity.terms.hex()
     fields["action"] = opportunity.action.value
     fields["at"] = [opportunity.at.block, opportunity.at.time_s]
+    fields["proceeds"] = _proceeds_to_json(opportunity.proceeds)
     for side in ("repay", "seize"):
         token: Token = getattr(opportunity, side)
         fields[side] = [token.address.hex(), token.symbol, token.decimals]
@@ -75,6 +76,7 @@ def opportunity_from_json(document: str | None) -> Opportunity | None:
         at=Moment(*fields["at"]),
         terms=bytes.fromhex(fields["terms"]),
         action=Action(fields["action"]),
+        proceeds=_proceeds(fields.get("proceeds")),  # older rows have none
     )
 
 
@@ -191,6 +193,7 @@ def outcome_row(ending: Ending) -> dict[str, Any]:
         "gas_cost_wei": outcome.gas_cost_wei,
         "repaid_amount": outcome.realised.repaid_amount if outcome.realised else None,
         "seized_amount": outcome.realised.seized_amount if outcome.realised else None,
+        "profit_amount": outcome.realised.profit_amount if outcome.realised else None,
         "opportunity": opportunity_to_json(outcome.opportunity),
     }
 
@@ -199,7 +202,8 @@ def read_outcome(row: RowMapping) -> Outcome:
     """Return a row as an outcome."""
     realised = None
     if row["repaid_amount"] is not None:
-        realised = Realised(TokenAmount(row["repaid_amount"]), TokenAmount(row["seized_amount"]))
+        profit = None if row["profit_amount"] is None else TokenAmount(row["profit_amount"])
+        realised = Realised(TokenAmount(row["repaid_amount"]), TokenAmount(row["seized_amount"]), profit)
     return Outcome(
         plan_id=row["plan_id"],
         key=position_key(row),
@@ -212,6 +216,22 @@ def read_outcome(row: RowMapping) -> Outcome:
         realised=realised,
         opportunity=opportunity_from_json(row["opportunity"]),
     )
+
+
+def _proceeds_to_json(proceeds: Proceeds | None) -> dict[str, Any] | None:
+    if proceeds is None:
+        return None
+    token = proceeds.token
+    amounts = {"amount": str(proceeds.amount), "base": str(proceeds.base), "least": str(proceeds.least)}
+    amounts["stake_base"] = str(proceeds.stake_base)
+    return {"token": [token.address.hex(), token.symbol, token.decimals], **amounts}
+
+
+def _proceeds(fields: dict[str, Any] | None) -> Proceeds | None:
+    if fields is None:
+        return None
+    amount, least = TokenAmount(int(fields["amount"])), TokenAmount(int(fields["least"]))
+    return Proceeds(_token(fields["token"]), amount, Base(int(fields["base"])), least, Base(int(fields["stake_base"])))
 
 
 def _token(fields: list[Any]) -> Token:

@@ -63,6 +63,11 @@ def _time_and_route(connection: Connection) -> None:
             connection.execute(CreateIndex(index))
 
 
+def _profit(connection: Connection) -> None:
+    """Make room for what the executor brought."""
+    _add_column(connection, outcome.c.profit_amount)
+
+
 def _add_column(connection: Connection, column: Column[Any]) -> bool:
     """Add a column that a table of the first version does not have; return whether it was missing."""
     table = column.table.name
@@ -73,7 +78,7 @@ def _add_column(connection: Connection, column: Column[Any]) -> bool:
     return True
 
 
-STEPS: Final[Sequence[Step]] = (_create_everything, _tell_positions_apart, _time_and_route)
+STEPS: Final[Sequence[Step]] = (_create_everything, _tell_positions_apart, _time_and_route, _profit)
 """What turns version n into version n + 1. A released step is never edited: a new one is appended."""
 
 

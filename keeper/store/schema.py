@@ -151,6 +151,7 @@ outcome: Final = Table(
     Column("gas_cost_wei", Amount, nullable=False),
     Column("repaid_amount", Amount),
     Column("seized_amount", Amount),
+    Column("profit_amount", Amount),
     Column("opportunity", Text),
 )
 Index("outcome_block", outcome.c.block)

@@ -26,6 +26,12 @@ SOUND = {
     "protocols/lender/reader.py": "async def read(): return await node()\n",
     "protocols/lender/rules.py": 'def health():\n    """Value.\n\n    Source: Pool.sol\n    """\n\n\ndef _part(): ...\n',
     "protocols/lender/calls.py": "LIMIT = 10**18 // 2\n",
+    "protocols/broker/__init__.py": '"""A dialect that the executor liquidates."""\n',
+    "protocols/broker/contracts.py": "",
+    "protocols/broker/reader.py": "",
+    "protocols/broker/rules.py": "",
+    "protocols/broker/calls.py": "",
+    "protocols/broker/programs.py": "def steps(): ...\n",
 }
 
 PLANTS: list[tuple[Rule, str, str]] = [
@@ -35,9 +41,15 @@ PLANTS: list[tuple[Rule, str, str]] = [
     (design.exact_code_has_no_floats, "domain/value.py", "HALF = 0.5\n"),
     (design.exact_code_has_no_floats, "engine/plan.py", "def ratio(a): return float(a)\n"),
     (design.exact_code_has_no_floats, "protocols/lender/calls.py", "def ratio(a, b): return a / b\n"),
+    (design.exact_code_has_no_floats, "protocols/broker/programs.py", "HALF = 0.5\n"),
     (design.exact_code_has_no_floats, "execution/fees.py", "tip = 3\ntip /= 2\n"),
     (design.the_core_waits_for_nothing_and_asks_nobody, "engine/plan.py", "async def plan(x):\n    await x\n"),
     (design.the_core_waits_for_nothing_and_asks_nobody, "engine/plan.py", "async def plan(x):\n    return x\n"),
+    (
+        design.the_core_waits_for_nothing_and_asks_nobody,
+        "protocols/broker/programs.py",
+        "async def steps(x):\n    await x\n",
+    ),
     (design.the_core_waits_for_nothing_and_asks_nobody, "domain/value.py", "print('hello')\n"),
     (design.the_core_waits_for_nothing_and_asks_nobody, "engine/screen.py", "NOISE = numpy.random.rand()\n"),
     (design.rules_cite_what_they_mirror, "protocols/lender/rules.py", 'def health():\n    """Value."""\n'),

@@ -7,7 +7,19 @@ import pytest
 from tests.faults.catalogue import CANNOT_APPLY, CASES, case_of, groups, named_cases
 
 FAULTS = Path(__file__).parents[1] / "faults"
-SIZES = {"CFG": 14, "RPC": 26, "CHN": 11, "ORC": 12, "TXL": 24, "STO": 10, "SEC": 12, "HTP": 9, "RES": 9, "SHD": 8}
+SIZES = {
+    "CFG": 14,
+    "RPC": 26,
+    "CHN": 11,
+    "ORC": 12,
+    "TXL": 24,
+    "STO": 10,
+    "SEC": 12,
+    "HTP": 9,
+    "RES": 9,
+    "SHD": 8,
+    "ECO": 24,
+}
 LEAST_REASON = 20
 
 

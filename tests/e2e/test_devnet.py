@@ -21,7 +21,7 @@ from keeper.devnet.devnet import Devnet, DevnetSpec, cached_devnet
 from keeper.devnet.market import MINT, AaveMarket, Generation
 from keeper.devnet.multicall import MULTICALL3, deploy_multicall3
 from keeper.devnet.node import Anvil, AnvilOptions
-from keeper.devnet.packages import Packages, default_cache_dir, ensure_packages, find_anvil, shipped_files
+from keeper.devnet.packages import Packages, default_cache_dir, ensure_packages, find_anvil
 from keeper.devnet.population import random_positions
 from keeper.devnet.positions import PositionSpec, open_positions, owner_address
 from keeper.devnet.sentinel import set_price_oracle_sentinel
@@ -388,13 +388,6 @@ def test_a_failed_install_shows_its_last_lines_and_leaves_nothing_behind(
     with pytest.raises(Fatal, match=r"exit code 7:\nno such registry"):
         ensure_packages(tmp_path / "cache")
     assert not [found for found in (tmp_path / "cache" / "packages").iterdir() if found.is_dir()]
-
-
-def test_the_locks_name_no_registry():
-    for name in ("core", "origin"):
-        for file in shipped_files(name):
-            assert "resolved" not in file.read_text() or file.name == ".npmrc"
-            assert "registry.npm" not in file.read_text()
 
 
 async def test_positions_are_drawn_the_same_for_the_same_seed(devnet: Devnet):

@@ -22,8 +22,9 @@ from keeper.devnet.positions import PositionSpec, owner_address
 from keeper.discovery import Discovery
 from keeper.domain.units import PositionId
 from keeper.parts import fill_books
+from keeper.passes import Pass
 from keeper.registry import markets_of
-from keeper.scanner import ParityPolicy, Pass, Scanner
+from keeper.scanner import ParityPolicy, Scanner
 from tests.faults.node import CHAIN_ID, RunningClock
 from tests.faults.proxy import FaultProxy
 from tests.faults.recovery import Recovery

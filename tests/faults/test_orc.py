@@ -93,7 +93,7 @@ async def test_orc_01_a_stale_price_is_told_and_still_acted_upon_as_the_protocol
         assert f"{symbol} is 72 h old" in checked.text()
 
 
-async def doubted(on: Scene, symbol: str, code: str, recovery: Recovery, case: str) -> None:
+async def assert_doubted(on: Scene, symbol: str, code: str, recovery: Recovery, case: str) -> None:
     """Jump a price, see that nothing is done by it, put it back, and see that it is acted upon again."""
     heads = len(on.program.events("chain.head"))
     before = await on.set_code(symbol, code)
@@ -123,7 +123,7 @@ async def test_orc_02_a_price_at_its_sources_bound_moves_no_money(
     bound: int, operator: Operator, tmp_path: Path, recovery: Recovery
 ) -> None:
     async with scene(operator, tmp_path) as on:
-        await doubted(on, "WETH", feed_code(bound), recovery, "ORC-02")
+        await assert_doubted(on, "WETH", feed_code(bound), recovery, "ORC-02")
 
 
 IMPOSSIBLE = [0, *(pytest.param(each, marks=pytest.mark.slow) for each in (2**255 - 1, -1, -(2**255), 2**128))]
@@ -134,10 +134,10 @@ async def test_orc_03_an_impossible_price_raises_nothing_and_is_let_go_of_again(
     answer: int, operator: Operator, tmp_path: Path, recovery: Recovery
 ) -> None:
     async with scene(operator, tmp_path) as on:
-        await unreadable(on, feed_code(answer), recovery, "ORC-03", is_partial=answer <= 0)
+        await assert_unreadable(on, feed_code(answer), recovery, "ORC-03", is_partial=answer <= 0)
 
 
-async def unreadable(on: Scene, code: str, recovery: Recovery, case: str, *, is_partial: bool) -> None:
+async def assert_unreadable(on: Scene, code: str, recovery: Recovery, case: str, *, is_partial: bool) -> None:
     """Break one feed: no money moves for who holds that token, the others go on, and all do once it is mended."""
     before = await on.set_code("LINK", code)
     await on.heads(2)
@@ -186,7 +186,7 @@ async def test_orc_04_a_price_with_ten_more_decimals_moves_no_money(
     operator: Operator, tmp_path: Path, recovery: Recovery
 ) -> None:
     async with scene(operator, tmp_path) as on:
-        await doubted(on, "wstETH", feed_code(on.prices["wstETH"] * 10**10), recovery, "ORC-04")
+        await assert_doubted(on, "wstETH", feed_code(on.prices["wstETH"] * 10**10), recovery, "ORC-04")
 
 
 async def test_orc_05_a_price_in_another_unit_moves_no_money(
@@ -194,7 +194,7 @@ async def test_orc_05_a_price_in_another_unit_moves_no_money(
 ) -> None:
     """As of cbETH in February 2026: 1.12 ETH taken for 1.12 dollars."""
     async with scene(operator, tmp_path) as on:
-        await doubted(on, "WETH", feed_code(112 * 10**6), recovery, "ORC-05")
+        await assert_doubted(on, "WETH", feed_code(112 * 10**6), recovery, "ORC-05")
 
 
 @pytest.mark.slow
@@ -202,7 +202,7 @@ async def test_orc_07_a_price_a_million_times_too_high_moves_no_money(
     operator: Operator, tmp_path: Path, recovery: Recovery
 ) -> None:
     async with scene(operator, tmp_path) as on:
-        await doubted(on, "LINK", feed_code(on.prices["LINK"] * 10**6), recovery, "ORC-07")
+        await assert_doubted(on, "LINK", feed_code(on.prices["LINK"] * 10**6), recovery, "ORC-07")
 
 
 UNREADABLE = [
@@ -217,7 +217,7 @@ async def test_orc_08_a_feed_that_cannot_be_read_holds_up_its_own_holders_only(
 ) -> None:
     async with scene(operator, tmp_path) as on:
         is_partial = code in {REVERTS, ANSWERS_NOTHING}
-        await unreadable(on, code, recovery, "ORC-08", is_partial=is_partial)
+        await assert_unreadable(on, code, recovery, "ORC-08", is_partial=is_partial)
 
 
 async def test_orc_09_a_price_that_recovers_in_our_block_costs_gas_and_no_token(

@@ -101,7 +101,7 @@ def pair() -> Iterator[tuple[asyncio.Runner, list[FakeNode], Rpc]]:
         runner.run(stop(rpc))
 
 
-async def only_classified(rpc: Rpc, ask: Callable[[Rpc], Awaitable[object]]) -> None:
+async def assert_only_classified(rpc: Rpc, ask: Callable[[Rpc], Awaitable[object]]) -> None:
     """Ask; a value or a classified failure may come of it, and nothing else."""
     for endpoint in rpc.endpoints:  # each answer meets endpoints that are asked
         endpoint.health.__init__()  # type: ignore[misc]
@@ -122,7 +122,7 @@ def test_rpc_06_arbitrary_bytes_are_a_classified_failure(
     runner, nodes, rpc = pair
     for node in nodes:
         node.always = respond(status=status, body=body)
-    runner.run(only_classified(rpc, ask))
+    runner.run(assert_only_classified(rpc, ask))
 
 
 @settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -139,4 +139,4 @@ def test_rpc_09_results_and_errors_of_any_shape_are_a_classified_failure(
 
     for node in nodes:
         node.always = told
-    runner.run(only_classified(rpc, ask))
+    runner.run(assert_only_classified(rpc, ask))

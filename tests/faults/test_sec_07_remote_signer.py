@@ -106,7 +106,7 @@ def assert_clean(error: BaseException | None) -> None:
     assert seen
 
 
-async def refused(server: SignerServer, kind: type[Exception], says: str, *, timeout_s: int = 5) -> None:
+async def assert_refused(server: SignerServer, kind: type[Exception], says: str, *, timeout_s: int = 5) -> None:
     """Ask for a signature and get none."""
     client = server.client(timeout_s=timeout_s, credentials=True)
     try:
@@ -168,12 +168,12 @@ async def test_sec_07_clef_is_asked_by_its_own_name_and_the_name_is_remembered()
 )
 async def test_sec_07_another_transaction_than_was_asked_for_is_an_alarm(changes: dict[str, Any]):
     async with served(lambda body: result("0x" + signed(body["params"][0], **changes).hex())) as server:
-        await refused(server, SignerDeviated, "another transaction")
+        await assert_refused(server, SignerDeviated, "another transaction")
 
 
 async def test_sec_07_another_sender_is_an_alarm():
     async with served(lambda body: result("0x" + signed(body["params"][0], key="22" * 32).hex())) as server:
-        await refused(server, SignerDeviated, "another key")
+        await assert_refused(server, SignerDeviated, "another key")
 
 
 async def test_sec_07_the_high_half_of_a_signature_is_not_taken():
@@ -185,7 +185,7 @@ async def test_sec_07_the_high_half_of_a_signature_is_not_taken():
         return result("0x" + raw.hex())
 
     async with served(answer) as server:
-        await refused(server, SignerFailed, "no signature that the chain accepts")
+        await assert_refused(server, SignerFailed, "no signature that the chain accepts")
 
 
 def redirect(_: dict[str, Any]) -> web.Response:
@@ -231,7 +231,7 @@ def of_status(status: int) -> Answer:
 )
 async def test_sec_07_what_is_no_signature_is_a_failure_that_passes_and_says_no_secret(answer: Answer, why: str):
     async with served(answer) as server:
-        await refused(server, SignerFailed, why)
+        await assert_refused(server, SignerFailed, why)
 
 
 async def test_sec_07_a_compressed_flood_is_cut_off():
@@ -241,7 +241,7 @@ async def test_sec_07_a_compressed_flood_is_cut_off():
         return flood
 
     async with served(answer) as server:
-        await refused(server, SignerFailed, "longer than", timeout_s=30)
+        await assert_refused(server, SignerFailed, "longer than", timeout_s=30)
 
 
 async def test_sec_07_a_late_answer_is_none_and_does_not_reach_the_next_question():

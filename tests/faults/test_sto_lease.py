@@ -93,7 +93,7 @@ async def pair(server: PostgresServer, first_url: str, url: str) -> AsyncIterato
             yield first, second
 
 
-async def require_one_at_a_time(url: str, first: Leader, second: Leader) -> None:
+async def assert_one_at_a_time(url: str, first: Leader, second: Leader) -> None:
     """Compare what was sent with the rows: nothing by the first after the second led, and no nonce twice."""
     led = second.said("leading")[0][0]
     assert all(at < led for at, _ in first.said("sent"))
@@ -116,7 +116,7 @@ async def test_sto_07_a_standby_takes_over_within_seconds_from_a_leader_that_was
         killed = time.monotonic()
         took_s = await second.until("sent") - killed
         recovery("STO-07", seconds=round(took_s, 1))
-        await require_one_at_a_time(url, first, second)
+        await assert_one_at_a_time(url, first, second)
 
 
 async def test_sto_07_a_leader_that_was_paused_can_neither_commit_nor_send_afterwards(server: PostgresServer):
@@ -130,7 +130,7 @@ async def test_sto_07_a_leader_that_was_paused_can_neither_commit_nor_send_after
         assert first.said("refused", "commit")
         assert first.said("refused", "check")
         assert await first.process.wait() == ExitCode.ALREADY_RUNNING
-        await require_one_at_a_time(url, first, second)
+        await assert_one_at_a_time(url, first, second)
 
 
 async def test_sto_07_a_leader_that_was_cut_off_stops_by_its_own_clock(server: PostgresServer):
@@ -144,7 +144,7 @@ async def test_sto_07_a_leader_that_was_cut_off_stops_by_its_own_clock(server: P
             cable.let_through()
             assert await first.process.wait() == ExitCode.ALREADY_RUNNING
             assert first.said("refused", "commit")
-            await require_one_at_a_time(url, first, second)
+            await assert_one_at_a_time(url, first, second)
 
 
 # ------------------------------------------------------------------------------------- what the two processes stand on

@@ -174,9 +174,10 @@ async def test_sto_09_a_crash_in_the_middle_of_a_migration_leaves_nothing(server
     await (await Database.open(url, CHAIN_ID)).close()
 
 
-async def test_two_keepers_that_start_at_once_make_one_schema(url: str):
+async def test_two_keepers_that_start_at_once_make_one_schema(server: PostgresServer, url: str):
     for database in await asyncio.gather(*(Database.open(url, CHAIN_ID) for _ in range(4))):
         await database.close()
+    assert len(server.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'keeper%'", url)) == 1
 
 
 # ------------------------------------------------------------------------------------------------------- what can fail

@@ -65,7 +65,7 @@ async def unharmed(folder: Path) -> Ending:
     return _unharmed[0]
 
 
-async def end_as_if_nothing_had_happened(
+async def assert_ends_as_if_nothing_had_happened(
     stage: Stage,
     tmp_path_factory: pytest.TempPathFactory,
     step: str,
@@ -105,7 +105,7 @@ async def end_as_if_nothing_had_happened(
 async def test_n10_the_daemon_ends_as_if_nothing_had_happened(
     stage: Stage, tmp_path_factory: pytest.TempPathFactory, step: str, deed: str, recovery: Recovery
 ) -> None:
-    blocks, took_s = await end_as_if_nothing_had_happened(stage, tmp_path_factory, step, deed)
+    blocks, took_s = await assert_ends_as_if_nothing_had_happened(stage, tmp_path_factory, step, deed)
     recovery(CASES[step], blocks=blocks, seconds=took_s)
 
 
@@ -126,7 +126,7 @@ async def test_txl_02_with_a_remote_signer_the_daemon_ends_as_if_nothing_had_hap
             "ADDRESS": stage.operator.address,
             "REMOTE_SIGNER_URL": f"http://127.0.0.1:{server.port}/",
         }
-        await end_as_if_nothing_had_happened(
+        await assert_ends_as_if_nothing_had_happened(
             stage, tmp_path_factory, "after_intent_commit", deed, has_key=False, **settings
         )
         assert server.asked
@@ -137,4 +137,4 @@ async def test_txl_02_with_a_remote_signer_the_daemon_ends_as_if_nothing_had_hap
 async def test_n10_the_daemon_ends_as_if_nothing_had_happened_at_any_other_step(
     stage: Stage, tmp_path_factory: pytest.TempPathFactory, step: str, deed: str
 ) -> None:
-    await end_as_if_nothing_had_happened(stage, tmp_path_factory, step, deed)
+    await assert_ends_as_if_nothing_had_happened(stage, tmp_path_factory, step, deed)

@@ -17,7 +17,8 @@ from keeper.domain.ports import Market
 from keeper.domain.units import Address, Base, Column, PositionId
 from keeper.engine.plan import Policy
 from keeper.errors import Stale, Transient
-from keeper.scanner import ParityPolicy, Pass, Scanner
+from keeper.passes import Pass
+from keeper.scanner import ParityPolicy, Scanner
 from tests.toy import (
     ANNEX,
     POOL,

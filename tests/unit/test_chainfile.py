@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from keeper.chainfile import FOLDERS, ChainFile, Options, PricesConfig
+from keeper.chainfile import FOLDERS, ChainFile, ExchangeConfig, Options, PricesConfig
 from keeper.domain.units import Address
 from keeper.errors import ConfigurationError
 
@@ -265,3 +265,133 @@ def test_a_path_that_leads_nowhere_is_refused_without_repeating_it(name: str) ->
     with pytest.raises(ConfigurationError) as caught:
         ChainFile.load(name)
     assert name not in str(caught.value)
+
+
+EXECUTOR, COLD = "0x87870Bca3F3fD6335C3F4ce8392D69350B4fA4E2", "0xC13e21B648A5Ee794902342038FF3aDAB66BE987"
+FACTORY = "0x1F98431c8aD98523631AE4a59f267346ea31F984"
+HASH = "0x" + "ab" * 32
+TRADE = f"""
+[executor]
+address = "{EXECUTOR}"
+code_hash = "{HASH}"
+owner = "{COLD}"
+hold = ["{USDC}"]
+[exchange]
+bases = ["{WETH}", "{USDC}"]
+[[exchange.venues]]
+name = "uniswap-v3"
+kind = "uniswap_v3"
+root = "{FACTORY}"
+[exchange.venues.options]
+fees = [500, 3000]
+[[exchange.lenders]]
+name = "uniswap-v3"
+kind = "uniswap_v3"
+root = "{FACTORY}"
+[[exchange.lenders]]
+name = "main"
+kind = "aave_v3"
+root = "{ROOT}"
+"""
+
+
+def test_the_executor_and_the_exchange_are_read_and_a_contract_may_have_several_parts(tmp_path: Path) -> None:
+    plain = ChainFile.load(str(write(tmp_path, HEAD + MARKET)))
+    assert (plain.executor, plain.exchange) == (None, ExchangeConfig())
+    chain = ChainFile.load(str(write(tmp_path, HEAD + MARKET + TRADE)))
+    weth, usdc, executor, cold, factory, root = (
+        Address(bytes.fromhex(each[2:])) for each in (WETH, USDC, EXECUTOR, COLD, FACTORY, ROOT)
+    )
+    assert chain.executor is not None
+    assert (chain.executor.address, chain.executor.code_hash) == (executor, b"\xab" * 32)
+    assert (chain.executor.owner, chain.executor.hold, chain.executor.from_block) == (cold, (usdc,), None)
+    assert chain.exchange.bases == (weth, usdc)
+    (venue,) = chain.exchange.venues
+    assert (venue.name, venue.kind, venue.root, venue.options) == (
+        "uniswap-v3",
+        "uniswap_v3",
+        factory,
+        {"fees": [500, 3000]},
+    )
+    assert [(each.name, each.root) for each in chain.exchange.lenders] == [("uniswap-v3", factory), ("main", root)]
+    assert chain.warnings == ()
+
+
+def test_every_problem_of_the_executor_and_the_exchange_is_reported_at_once(tmp_path: Path) -> None:
+    wrong = f"""
+    [executor]
+    adress = "{EXECUTOR}"
+    code_hash = "0x12"
+    owner = "{COLD.replace("C13", "C14")}"
+    hold = "{USDC}"
+    from_block = -1
+    [exchange]
+    base = []
+    bases = ["0x12", "{USDC}"]
+    [[exchange.venues]]
+    name = "Uniswap V3"
+    kind = "uniswap-v3"
+    rot = "{FACTORY}"
+    [[exchange.lenders]]
+    name = "main"
+    root = 5
+    """
+    assert sorted(problems(tmp_path, HEAD + MARKET + wrong)) == [
+        "exchange.base: is not a known key; did you mean bases?",
+        "exchange.bases[0]: must be an address: 0x and 40 hexadecimal digits",
+        "exchange.lenders[0].kind: is missing",
+        "exchange.lenders[0].root: must be an address: 0x and 40 hexadecimal digits",
+        "exchange.venues[0].kind: must match pattern '^[a-z][a-z0-9_]{0,39}$'",
+        "exchange.venues[0].name: must match pattern '^[a-z0-9][a-z0-9_.-]{0,39}$'",
+        "exchange.venues[0].root: is missing",
+        "exchange.venues[0].rot: is not a known key; did you mean root?",
+        "executor.address: is missing",
+        "executor.adress: is not a known key; did you mean address?",
+        "executor.code_hash: must be a hash: 0x and 64 hexadecimal digits",
+        "executor.from_block: must be greater than or equal to 0",
+        "executor.hold: must be a valid tuple",
+        f"executor.owner: {MISTYPED}",
+    ]
+
+
+def test_what_appears_twice_in_the_exchange_is_refused(tmp_path: Path) -> None:
+    twice = TRADE.replace(f'"{WETH}", "{USDC}"', f'"{USDC}", "{USDC.lower()}"').replace(
+        f'hold = ["{USDC}"]', f'hold = ["{USDC}", "{USDC}"]'
+    )
+    again = f"""
+    [[exchange.lenders]]
+    name = "main"
+    kind = "morpho"
+    root = "{ROOT.lower()}"
+    """
+    assert problems(tmp_path, HEAD + MARKET + twice.replace(EXECUTOR, WETH) + again) == (
+        "executor.address: is the same address as wrapped_native; each must be its own",
+        "executor.hold[1]: is the same token as executor.hold[0]; each must be its own",
+        "exchange.bases[1]: is the same token as exchange.bases[0]; each must be its own",
+        "exchange.lenders[2].root: is the same root as exchange.lenders[1].root; each must be its own",
+        "exchange.lenders[2].name: is the same name as exchange.lenders[1].name; each must be its own",
+    )
+
+
+def test_addresses_of_the_exchange_without_checksum_are_warned_of(tmp_path: Path) -> None:
+    lowered = TRADE
+    for each in (EXECUTOR, COLD, USDC, WETH, FACTORY, ROOT):
+        lowered = lowered.replace(each, each.lower())
+    chain = ChainFile.load(str(write(tmp_path, HEAD + MARKET + lowered)))
+    assert [each.split(": ")[1] for each in chain.warnings] == [
+        "executor.address",
+        "executor.owner",
+        "executor.hold[0]",
+        "exchange.bases[0]",
+        "exchange.bases[1]",
+        "exchange.venues[0].root",
+        "exchange.lenders[0].root",
+        "exchange.lenders[1].root",
+    ]
+
+
+@pytest.mark.parametrize(
+    "part", ["executor = 1\n", "exchange = 1\n", "exchange = { venues = 1 }\n", "exchange = { lenders = [1] }\n"]
+)
+def test_an_exchange_of_another_shape_is_refused(tmp_path: Path, part: str) -> None:
+    assert all(line.startswith(("executor", "exchange")) for line in problems(tmp_path, part + HEAD + MARKET))

@@ -29,7 +29,8 @@ from keeper.errors import (
     Unsafe,
 )
 from keeper.execution.verdicts import Accepted, Verdict, skip
-from keeper.scanner import ParityPolicy, Pass, Scanner
+from keeper.passes import Pass
+from keeper.scanner import ParityPolicy, Scanner
 from tests.toy import RECEIPT, ChainReader, ToyChain, ToyPosition, account, address, toy_market
 from tests.unit.test_scanner import Stopwatch
 

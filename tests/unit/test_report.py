@@ -14,7 +14,7 @@ from keeper.discovery import Discovery
 from keeper.domain.mode import Mode
 from keeper.domain.outcome import Decision, Reason, Result
 from keeper.domain.plan import DecisionRecord, Outcome, Payment
-from keeper.domain.position import Action, PositionKey
+from keeper.domain.position import Action, PositionKey, Proceeds
 from keeper.domain.units import Base, PositionId, TokenAmount, TxHash, Wei
 from keeper.engine.plan import Policy, accept, skip
 from keeper.errors import Invalid, Stale, Transient
@@ -22,8 +22,9 @@ from keeper.lines import realised_base
 from keeper.observe.attendant import Attendant
 from keeper.observe.health import Health, Thresholds, Why
 from keeper.observe.metrics import Metrics
+from keeper.passes import Pass
 from keeper.report import Reporter
-from keeper.scanner import ParityPolicy, Pass, Scanner
+from keeper.scanner import ParityPolicy, Scanner
 from keeper.store.database import Database
 from keeper.store.decisions import Decisions
 from keeper.store.findings import Findings
@@ -476,6 +477,35 @@ async def test_what_was_realised_is_rounded_against_us(live: Desk) -> None:
     assert realised_base(ending(done, 1, Result.WON, repaid=4_499, seized=48)) == (4_800 - 4_499) * 10**8
     assert realised_base(ending(done, 1, Result.LOST)) == 0
     assert TokenAmount(49) == whole.opportunity.seized_amount  # type: ignore[union-attr]
+
+
+async def test_what_the_executor_brought_is_told_beside_what_was_planned_and_the_difference_measured(
+    live: Desk,
+) -> None:
+    done = await live.mine(position(1, RISKY))
+    whole = ending(done, 1, Result.WON)
+    assert whole.opportunity is not None
+    assert whole.realised is not None
+    planned = Proceeds(CASH, TokenAmount(300), Base(300 * 10**8), TokenAmount(150), Base(400 * 10**8))
+    what = replace(whole.opportunity, proceeds=planned)
+    await live.reporter.ended(
+        [replace(whole, opportunity=what, realised=replace(whole.realised, profit_amount=TokenAmount(270)))]
+    )
+    (won,) = live.events("liquidation.won")
+    assert (won["profit_token"], won["profit_amount"], won["planned_profit_amount"]) == (CASH.address, 270, 300)
+    assert (won["least_profit_amount"], won["profit_base"]) == (150, 270 * 10**8)
+    assert live.metric("keeper_profit_usd") == 270
+    assert live.metric("keeper_profit_difference_ratio_count") == 1
+    assert live.metric("keeper_profit_difference_ratio_bucket", le="-0.1") == 1
+    assert live.metric("keeper_profit_difference_ratio_bucket", le="-1.0") == 0
+
+
+async def test_a_venue_that_falls_silent_is_told_once_and_once_when_it_is_back(desk: Desk) -> None:
+    done = await desk.mine()
+    for silent in ({}, {"curve": "no answer"}, {"curve": "no answer"}, {}, {}):
+        await desk.reporter.passed(replace(done, silent=silent))
+    assert [(each["venue"], each["reason"]) for each in desk.events("venue.silent")] == [("curve", "no answer")]
+    assert [each["venue"] for each in desk.events("venue.back")] == ["curve"]
 
 
 @pytest.mark.parametrize("action", [Action.PREPARE, Action.SETTLE])

@@ -15,7 +15,8 @@ from keeper.domain.position import Action, PositionKey
 from keeper.domain.units import NATIVE, ZERO_ADDRESS, Base, Column, PositionId
 from keeper.engine.plan import Policy
 from keeper.errors import KeeperError, Stale, Transient
-from keeper.scanner import ParityPolicy, Pass, Scanner
+from keeper.passes import Pass
+from keeper.scanner import ParityPolicy, Scanner
 from tests.toy import (
     ANNEX,
     CASH,

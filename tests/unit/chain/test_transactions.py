@@ -1,5 +1,6 @@
 """Fees, funds, nonces, receipts and simulations: strict, in one request, unknown is not zero."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from keeper.chain.simulation import Simulated, call_alone, simulate
 from keeper.chain.transactions import Funds, Nonces, balance, data_fees, fee_history, funds, nonces, receipts, standing
 from keeper.chain.turns import Priority
 from keeper.domain.chain import Call, Log
-from keeper.domain.units import BlockHash, TxHash
+from keeper.domain.units import BlockHash, TxHash, Wei
 from keeper.errors import Stale, Transient
 from tests.unit.chain.conftest import Pool
 from tests.unit.chain.fake_node import ALICE, EVENT, POOL, FakeChain, FakeNode, Refusal, canonical, log_json
@@ -242,7 +243,29 @@ async def test_a_simulation_runs_in_the_landing_block_for_which_an_accrual_per_b
     ((payload, pinned),) = asked
     assert pinned["blockHash"] == "0x" + chain.head.hash.hex()
     overrides = payload["blockStateCalls"][0]["blockOverrides"]
-    assert overrides == {"number": hex(landing.block), "time": hex(landing.time_s)}
+    assert overrides["number"] == hex(landing.block)
+    assert overrides["time"] == hex(landing.time_s)
+
+
+async def test_a_simulation_looks_like_a_real_block_to_whoever_would_behave_in_one_that_does_not(
+    pool: Pool, node: FakeNode, chain: FakeChain
+) -> None:
+    asked: list[Any] = []
+
+    def simulated(payload: Any, _block: Any) -> list[dict[str, Any]]:
+        asked.append(payload["blockStateCalls"][0])
+        return [{"calls": [{"status": "0x1", "gasUsed": "0x1"}]}]
+
+    node.methods["eth_simulateV1"] = simulated
+    head = replace(chain.head, base_fee_wei=Wei(7), coinbase=POOL)
+    await simulate(await pool(node), [Call(POOL, b"")], sender=ALICE, head=head, at_s=1)
+    (block,) = asked
+    assert block["blockOverrides"]["baseFeePerGas"] == "0x7"
+    assert block["blockOverrides"]["feeRecipient"] == "0x" + POOL.hex()
+    (call,) = block["calls"]
+    assert int(call["maxFeePerGas"], 16) > 7
+    assert int(call["maxPriorityFeePerGas"], 16) > 0
+    assert list(block["stateOverrides"]) == ["0x" + ALICE.hex()]
 
 
 @pytest.mark.parametrize(

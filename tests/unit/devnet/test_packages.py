@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from keeper.devnet import packages
 from keeper.devnet.packages import Packages, PackageSet, files_key, shipped_files
 
-SETS: tuple[PackageSet, ...] = ("core", "origin", "morpho", "venus", "perp", "postgres")
+SETS: tuple[PackageSet, ...] = get_args(PackageSet)
+COMPILED = {"origin", "morpho", "balancer"}
 
 
 def plant(root: Path, *files: str) -> None:
@@ -43,7 +45,14 @@ def test_a_set_whose_files_change_gets_another_folder(tmp_path: Path, monkeypatc
 def test_what_a_set_ships_is_named_in_full(name: PackageSet):
     shipped = {file.name for file in shipped_files(name)}
     assert shipped >= {"package.json", "package-lock.json", ".npmrc"}
-    assert ("compile.cjs" in shipped) is (name in {"origin", "morpho"})  # the two that are compiled here
+    assert ("compile.cjs" in shipped) is (name in COMPILED)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_lock_names_no_registry(name: PackageSet):
+    for file in shipped_files(name):
+        assert "registry.npm" not in file.read_text(encoding="utf-8")
+        assert '"resolved"' not in file.read_text(encoding="utf-8")
 
 
 def test_pruning_deletes_what_the_set_never_reads_and_nothing_else(tmp_path: Path):

@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 import rlp  # type: ignore[import-untyped]
 from eth_account import Account
+from eth_hash.auto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keeper.domain.units import Address, Wei
 from keeper.errors import ConfigurationError, Unsafe
-from keeper.execution.envelope import Transaction
+from keeper.execution.envelope import NOBODY, Transaction
 from keeper.execution.signer import APPROVE, PolicyRefused, Signer, SigningPolicy, refusal
 from tests.toy import CASH, POOL
 
@@ -161,6 +162,44 @@ def test_an_allowance_for_a_known_spender_and_a_cancellation_are_signed():
     signer.sign(replace(CALL, to=signer.address, data=b""))
     with pytest.raises(PolicyRefused):
         signer.sign(replace(CALL, to=signer.address, data=b"\x00"))
+
+
+CODE = b"\x60\x00" * 40
+CREATION = replace(CALL, to=NOBODY, data=CODE, gas_limit=2_000_000)
+BUILDING = replace(POLICY, max_value_wei=Wei(CAP), creations=frozenset({keccak(CODE)}))
+
+
+def test_a_creation_is_signed_byte_for_byte_as_eth_account_signs_it():
+    signed = Signer.from_hex(KEY, BUILDING).sign(CREATION)
+    reference = Account.sign_transaction(
+        {
+            "type": 2,
+            "chainId": 10,
+            "nonce": CREATION.nonce,
+            "maxPriorityFeePerGas": CREATION.tip_wei,
+            "maxFeePerGas": CREATION.max_fee_wei,
+            "gas": CREATION.gas_limit,
+            "value": 0,
+            "data": CODE,
+        },
+        KEY,
+    )
+    assert signed.raw == bytes(reference.raw_transaction)
+    assert signed.tx_hash == bytes(reference.hash)
+
+
+@given(data=st.binary(max_size=90))
+def test_sec_08_no_contract_is_created_but_the_one_whose_code_is_named(data: bytes):
+    signer = Signer.from_hex(KEY, BUILDING)
+    assert (refused(signer, replace(CREATION, data=data)) is None) is (data == CODE)
+    assert refused(Signer.from_hex(KEY, POLICY), CREATION) == "the creation of a contract"
+
+
+@pytest.mark.parametrize(
+    "change", [{"value_wei": Wei(1)}, {"to": POOL}, {"data": CODE + b"\x00"}, {"chain_id": 1}, {"gas_limit": 2**33}]
+)
+def test_sec_08_an_allowed_creation_is_signed_only_as_it_stands(change: dict[str, object]):
+    assert refused(Signer.from_hex(KEY, BUILDING), replace(CREATION, **change)) is not None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("secret", ["", "0x", "zz" * 32, "11" * 31, "11" * 33, "00" * 32, "ff" * 32])

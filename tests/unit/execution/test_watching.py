@@ -152,7 +152,7 @@ async def test_a_gap_that_something_of_ours_has_used_is_not_filled(tmp_path: Pat
 
 def ended(slot: Slot, receipt: Receipt, revert: tuple[Reason, str] | None) -> Outcome:
     entry = Entry(mined(slot.entry.intent, receipt), slot.entry.attempts)
-    found = outcome(entry, receipt, (), None, revert)
+    found = outcome(entry, receipt, None, None, revert)
     assert found is not None
     return found
 

@@ -12,8 +12,9 @@ import pytest
 
 from keeper.checks import Status
 from keeper.domain.chain import Moment
+from keeper.domain.plan import Realised
 from keeper.domain.position import Action, Opportunity
-from keeper.domain.units import BlockHash, PositionId, TxHash
+from keeper.domain.units import BlockHash, PositionId, TokenAmount, TxHash
 from keeper.preflight import _storage
 from keeper.settings import load_configuration
 from keeper.store.database import Database
@@ -92,7 +93,7 @@ HASH = b"\x01" * 32
 def converted() -> Opportunity:
     """Return what the first release's opportunity has to be read as: the pool was called and pulled the repayment."""
     at = Moment(0, 1_700_000_012)
-    return replace(opportunity(), target=address(13), at=at, terms=b"", action=Action.LIQUIDATE)
+    return replace(opportunity(), target=address(13), at=at, terms=b"", action=Action.LIQUIDATE, proceeds=None)
 
 
 def put(connection: sqlite3.Connection, table: str, **values: Any) -> None:
@@ -157,7 +158,8 @@ async def test_what_the_first_release_stored_reads_as_what_it_meant(old: Path):
     (found,) = await Journal(database, SENDER).open_entries()
     assert found == replace(entry(4), intent=replace(intent(4), opportunity=converted()))
     (ended,) = await Outcomes(database).of_account(address(1))
-    assert ended == replace(outcome(0), opportunity=converted())
+    realised = Realised(TokenAmount(HUGE), TokenAmount(3))
+    assert ended == replace(outcome(0), opportunity=converted(), realised=realised)
     assert ended.tx_hash == TxHash(bytes(32))
     (span,) = await Decisions(database).of_account(address(1))
     assert (span.first_block, span.last) == (7, decision(7))

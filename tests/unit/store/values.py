@@ -3,7 +3,7 @@
 from keeper.domain.chain import Call, Moment
 from keeper.domain.outcome import Decision, Reason, Result
 from keeper.domain.plan import DecisionRecord, Outcome, Realised
-from keeper.domain.position import Action, Opportunity, PositionKey, Token
+from keeper.domain.position import Action, Opportunity, PositionKey, Proceeds, Token
 from keeper.domain.units import Address, Base, BlockHash, PositionId, TokenAmount, TxHash, Wei
 from keeper.store.records import (
     Attempt,
@@ -44,6 +44,9 @@ def opportunity(key: PositionId = HELD) -> Opportunity:
         at=Moment(101, 1_700_000_012),
         terms=b"\x01" * 32,
         action=Action.PREPARE,
+        proceeds=Proceeds(
+            Token(address(12), "WETH", 18), TokenAmount(HUGE + 4), Base(HUGE + 5), TokenAmount(HUGE), Base(HUGE + 6)
+        ),
     )
 
 
@@ -96,7 +99,7 @@ def outcome(number: int = 0, *, result: Result = Result.WON, reason: Reason | No
         block=100 + number,
         tx_hash=TxHash(bytes(32)),
         gas_cost_wei=Wei(HUGE),
-        realised=Realised(TokenAmount(HUGE), TokenAmount(3)) if result is Result.WON else None,
+        realised=Realised(TokenAmount(HUGE), TokenAmount(3), TokenAmount(HUGE + 9)) if result is Result.WON else None,
         opportunity=opportunity(),
     )
 
