@@ -11,6 +11,7 @@ from keeper.chainfile import ChainFile, ExecutorConfig
 from keeper.checks import Check, Status, exit_code
 from keeper.domain.chain import Call, Receipt
 from keeper.domain.ports import Market, Snapshot
+from keeper.domain.position import Token
 from keeper.domain.units import NATIVE, ZERO_ADDRESS, Address, TokenAmount
 from keeper.errors import ConfigurationError, ExitCode, KeeperError, Unsafe
 from keeper.execution.envelope import NOBODY, created_address
@@ -46,7 +47,7 @@ class Survey:
 
     markets: tuple[Market, ...]
     snapshots: Mapping[str, Snapshot]
-    tokens: frozenset[Address]
+    tokens: Mapping[Address, Token]
     problems: tuple[str, ...]
     is_informed: bool
     """Whether a keeper has already looked for what only logs name."""
@@ -115,7 +116,7 @@ async def status(settings: Settings, chain: ChainFile) -> Told:
             {"name": each.name, "status": each.status.value, "finding": each.finding, "fix": each.fix}
             for each in checks
         ]
-        lines = [] if isinstance(found, Check) else _estate_lines(chain, found.estate)
+        lines = [] if isinstance(found, Check) else _estate_lines(chain, survey.tokens, found.estate)
         return Told(exit_code(checks), facts, (*lines, *_check_lines(checks)))
 
 
@@ -171,7 +172,7 @@ async def sweep(settings: Settings, chain: ChainFile, hands: Hands, tokens: Sequ
         wanted = []
         for start in range(0, len(held), calls.MAX_SWEPT):
             part = held[start : start + calls.MAX_SWEPT]
-            texts = ", ".join(_amount_text(chain, each, estate.balances[each]) for each in part)
+            texts = ", ".join(_amount_text(chain, survey.tokens, each, estate.balances[each]) for each in part)
             wanted.append(Order(calls.sweep(config.address, part), f"send {texts} to {address_text(estate.owner)}"))
         return await given(desk, estate, wanted)
 
@@ -210,7 +211,7 @@ async def _survey(desk: Desk) -> Survey:
             known = {each.place: await findings.load(each.place) for each in markets}
         finally:
             await database.close()
-    snapshots, tokens, problems = dict[str, Snapshot](), set[Address](), []
+    snapshots, tokens, problems = dict[str, Snapshot](), dict[Address, Token](), list[str]()
     for market in markets:
         try:
             market.reader.recall((known or {}).get(market.place, ()))
@@ -220,9 +221,9 @@ async def _survey(desk: Desk) -> Survey:
         except KeeperError as error:
             problems.append(f"{market.name}: {error}")
             continue
-        tokens |= {each.token.address for each in (*ages, *snapshot.payments)}
-        tokens |= {each.address for each in snapshot.proceeds}
-    return Survey(markets, snapshots, frozenset(tokens), tuple(problems), known is not None)
+        found = (*(each.token for each in (*ages, *snapshot.payments)), *snapshot.proceeds)
+        tokens |= {each.address: each for each in found}
+    return Survey(markets, snapshots, tokens, tuple(problems), known is not None)
 
 
 async def _inspected(desk: Desk, config: ExecutorConfig, survey: Survey) -> Inspection | Check:
@@ -317,9 +318,9 @@ def _facts(config: ExecutorConfig, estate: Estate) -> dict[str, Any]:
     }
 
 
-def _estate_lines(chain: ChainFile, estate: Estate) -> Iterator[str]:
+def _estate_lines(chain: ChainFile, tokens: Mapping[Address, Token], estate: Estate) -> Iterator[str]:
     callers = [address_text(each) for each, is_on in estate.callers.items() if is_on]
-    held = [_amount_text(chain, token, amount) for token, amount in estate.balances.items() if amount]
+    held = [_amount_text(chain, tokens, token, amount) for token, amount in estate.balances.items() if amount]
     yield f"executor  {address_text(estate.address)}"
     yield f"owner     {address_text(estate.owner)}"
     yield f"callers   {', '.join(callers) or 'none that is known'}"
@@ -330,7 +331,8 @@ def _estate_lines(chain: ChainFile, estate: Estate) -> Iterator[str]:
     yield ""
 
 
-def _amount_text(chain: ChainFile, token: Address, amount: TokenAmount) -> str:
+def _amount_text(chain: ChainFile, tokens: Mapping[Address, Token], token: Address, amount: TokenAmount) -> str:
     if token == NATIVE:
         return f"{amount_text(amount, 18)} {chain.native_symbol}"
-    return f"{amount} of {address_text(token)}"
+    known = tokens.get(token)
+    return f"{amount_text(amount, known.decimals)} {known.symbol}" if known else f"{amount} of {address_text(token)}"

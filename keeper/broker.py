@@ -136,13 +136,29 @@ class Broker:
         if not wanted:
             return self._trading(head, stall.pools, stall)
         self._scales.take(candidates)
-        asked = await all_of(*(self._asked(each, reads, wanted, stall.silent) for each in self._quoters))
-        quoted = [pool for pools in asked for pool in pools]
+        quoted = await self._quotes(reads, [*wanted, *self._hops(wanted)], stall)
+        if beyond := _beyond(quoted, wanted):
+            quoted += await self._quotes(reads, [*beyond, *self._hops(beyond)], stall)
         tokens = {token for want in wanted for token in (want.give, want.take)}
         tokens |= {token for pool in quoted for pair in pool.pairs for token in pair}
         if not tokens <= self._tokens:  # a token that no market prices: only a candidate brings it up
             stall = replace(await self.read(reads, tokens), silent=stall.silent)
         return self._trading(head, [*stall.pools, *quoted], stall)
+
+    async def _quotes(self, reads: Reads, wanted: Sequence[Want], stall: Stall) -> list[Pool]:
+        asked = await all_of(*(self._asked(each, reads, wanted, stall.silent) for each in self._quoters))
+        return list(chain.from_iterable(asked))
+
+    def _hops(self, wanted: Sequence[Want]) -> list[Want]:
+        """Return the exchanges by way of a base that what is wanted may be made of, at what the amounts are worth."""
+        most: dict[tuple[Address, Address], int] = {}
+        for want in wanted:
+            for base in self._bases - {want.give, want.take}:
+                _widen(most, (want.give, base), want.most)
+                _widen(most, (base, want.take), self._scales.worth(want.give, base, want.most) or 0)
+        direct = {(each.give, each.take) for each in wanted}
+        found = {pair: TokenAmount(amount) for pair, amount in most.items() if amount and pair not in direct}
+        return [Want(*pair, amount, is_hop=True) for pair, amount in found.items()]
 
     def _trading(self, head: BlockHead, pools: Sequence[Pool], stall: Stall) -> Trading:
         return Trading(
@@ -215,7 +231,24 @@ def _wants(candidates: Sequence[Candidate]) -> list[Want]:
         if programs is not None:
             for each in candidate.assessment.opportunities[:_WAYS]:
                 give, amount = programs.proceeds(each, candidate.snapshot)
-                pair = give, each.repay.address
                 if give != each.repay.address:
-                    most[pair] = max(most.get(pair, 0), amount)
-    return [Want(give, take, TokenAmount(amount)) for (give, take), amount in most.items() if amount]
+                    _widen(most, (give, each.repay.address), amount)
+    return [Want(*pair, TokenAmount(amount)) for pair, amount in most.items() if amount]
+
+
+def _beyond(quoted: Sequence[Pool], wanted: Sequence[Want]) -> list[Want]:
+    """Return the exchanges of what collateral can only be turned into: the asset of a vault, a token unwrapped."""
+    most: dict[tuple[Address, Address], int] = {}
+    asked = {want.give for want in wanted}
+    for pool in quoted:
+        if len(pool.pairs) == 1:  # it goes one way: a wrapper
+            ((give, asset),) = pool.pairs
+            for want in wanted:
+                swapped = pool.swap(give, asset, want.most) if want.give == give else None
+                if swapped is not None and asset != want.take and asset not in asked:
+                    _widen(most, (asset, want.take), swapped.amount)
+    return [Want(*pair, TokenAmount(amount)) for pair, amount in most.items() if amount]
+
+
+def _widen(most: dict[tuple[Address, Address], int], pair: tuple[Address, Address], amount: int) -> None:
+    most[pair] = max(most.get(pair, 0), amount)

@@ -110,7 +110,15 @@ async def open_desk(settings: Settings, chain: ChainFile, hands: Hands) -> Async
 
 
 async def given(desk: Desk, estate: Estate, wanted: Sequence[Order]) -> Told:
-    """Send orders with a key that may give them, or print them."""
+    """Send orders with a key that may give them, or print them.
+
+    Raises: Unsafe; AlreadyRunning; Transient.
+    """
+    owner = desk.hands.owner
+    if owner is not None and owner.address != estate.owner:
+        raise Unsafe(
+            f"the key that was given is of {address_text(owner.address)}, the owner is {address_text(estate.owner)}"
+        )
     if not wanted:
         return Told(ExitCode.DONE, {"executor": address_text(estate.address), "sent": []}, ("nothing to do",))
     giver = None if desk.hands.is_printing else _giver(desk, estate, is_hot=all(each.is_hot for each in wanted))

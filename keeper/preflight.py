@@ -191,6 +191,9 @@ def _exchange(chain: ChainFile) -> list[Check]:
         permits_of(chain)
     except ConfigurationError as error:
         return [Check("exchange", Status.FAIL, each, "correct [exchange] in the chain file") for each in error.problems]
+    if chain.executor is not None and not (chain.exchange.venues and chain.exchange.lenders):
+        finding = f"the executor has nowhere to {'borrow' if chain.exchange.venues else 'sell'}"
+        return [Check("exchange", Status.WARN, finding, "add venues and lenders to [exchange] in the chain file")]
     counts = f"{len(chain.exchange.venues)} venues, {len(chain.exchange.lenders)} lenders"
     return [Check("exchange", Status.OK, f"{counts}, {len(chain.exchange.bases)} base tokens")]
 

@@ -1,7 +1,7 @@
 """Tokens and price feeds: Aave's mintable ERC-20 and Chainlink's aggregator behind its proxy."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from keeper.devnet.artifacts import aave_artifact, chainlink_artifact
@@ -27,6 +27,10 @@ class DevAsset:
     token: str
     feed: str
     aggregator: str
+
+    def plain(self) -> "DevAsset":
+        """Return the asset without what a protocol keeps with it."""
+        return DevAsset(**{each.name: getattr(self, each.name) for each in fields(DevAsset)})
 
 
 async def deploy_assets(

@@ -50,6 +50,11 @@ _MORPHO_SETTINGS: Final[dict[str, Any]] = {
     "optimizer": {"enabled": True, "runs": 200},
     "metadata": {"bytecodeHash": "none"},
 }
+_BALANCER: Final = "@balancer-labs"
+_BALANCER_SETTINGS: Final[dict[str, Any]] = {
+    "optimizer": {"enabled": True, "runs": 1},
+    "metadata": {"bytecodeHash": "none"},
+}
 _SHOWN_BYTES: Final = 2_000
 
 
@@ -72,6 +77,19 @@ _MORPHO: Final = _Job(
 )
 
 
+_VAULT: Final = _Job(
+    "balancer",
+    "Balancer v2",
+    (
+        f"{_BALANCER}/v2-vault/contracts/Vault.sol",
+        f"{_BALANCER}/v2-vault/contracts/Authorizer.sol",
+        f"{_BALANCER}/v2-pool-weighted/contracts/WeightedPool.sol",
+        f"{_BALANCER}/v2-pool-stable/contracts/StablePool.sol",
+    ),
+    _BALANCER_SETTINGS,
+)
+
+
 def origin_artifacts(packages: Packages, progress: Progress = silent) -> dict[str, Artifact]:
     """Return the compiled contracts of Aave v3.6 by name.
 
@@ -86,6 +104,14 @@ def morpho_mocks(packages: Packages, progress: Progress = silent) -> dict[str, A
     Raises: Fatal when node is missing or the compiler reports an error.
     """
     return _artifacts(_MORPHO, packages, progress)
+
+
+def balancer_artifacts(packages: Packages, progress: Progress = silent) -> dict[str, Artifact]:
+    """Return the compiled contracts of Balancer v2 by name: the vault, its authorizer, and two kinds of pools.
+
+    Raises: Fatal when node is missing or the compiler reports an error.
+    """
+    return _artifacts(_VAULT, packages, progress)
 
 
 def _artifacts(job: _Job, packages: Packages, progress: Progress) -> dict[str, Artifact]:

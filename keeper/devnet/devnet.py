@@ -106,20 +106,23 @@ class Devnet:
             await self.chain.send_all(mints)
 
     async def move(self, prices: Mapping[str, int], *, mine: bool = True) -> list[str]:
-        """Move feeds, Morpho's oracles and Uniswap's pools together, and return the transactions' hashes.
+        """Move feeds, Morpho's oracles and Uniswap's pools together, and return the oracles' transactions.
 
-        With `mine` they land in one new block; without it they go to the pool, in this order, and the node's mode decides.
+        With `mine` all lands in one new block. Without it blocks come by themselves, and pools move first, as markets do:
+        who acts on the new prices then finds pools that have them.
         """
         assets = {symbol: asset for market in self.markets.values() for symbol, asset in market.reserves.items()}
         updates = await price_updates(self.chain, {assets[symbol]: price for symbol, price in prices.items()})
         if self.morpho:
             updates += await self.morpho.oracle_updates(prices)
-        if self.uniswap:
-            updates += await self.uniswap.arbitrage(prices)
+        trades = await self.uniswap.arbitrage(prices) if self.uniswap else []
         if not mine:
+            for sent in await self.chain.submit(trades):
+                await self.chain.receipt(sent)
             return await self.chain.submit(updates)
         async with self.chain.bulk():
-            return [str(receipt["transactionHash"]) for receipt in await self.chain.send_all(updates)]
+            receipts = await self.chain.send_all([*trades, *updates])
+        return [str(receipt["transactionHash"]) for receipt in receipts[len(trades) :]]
 
 
 class _Saved(msgspec.Struct, frozen=True):

@@ -188,7 +188,7 @@ async def deploy_morpho(
     from_block = await chain.block_number() + 1
     symbols = {symbol for pair in spec.pairs for symbol in (pair.loan, pair.collateral)}
     wanted = [reserve for reserve in spec.reserves if reserve.symbol in symbols]
-    known = {symbol: _plain(asset) for symbol, asset in (assets or {}).items()}
+    known = {symbol: asset.plain() for symbol, asset in (assets or {}).items()}
     used = await deploy_assets(chain, packages, wanted, known)
     mocks = await asyncio.to_thread(morpho_mocks, packages, progress)
     progress("deploying Morpho Blue")
@@ -208,11 +208,6 @@ async def deploy_morpho(
         for dev_pair in market.pairs.values():
             await chain.send_all(_depth(market, dev_pair))
     return market
-
-
-def _plain(asset: DevAsset) -> DevAsset:
-    """Return an asset without what another market says of it."""
-    return DevAsset(**{field.name: getattr(asset, field.name) for field in fields(DevAsset)})
 
 
 def _pair(spec: PairSpec, assets: Mapping[str, DevAsset], oracle: str, irm: str) -> DevPair:

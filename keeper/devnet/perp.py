@@ -1,7 +1,7 @@
 """Deploys Perpetual Protocol v2 as published in @perp/curie-contract, on tokens and feeds that are there already."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -74,7 +74,7 @@ async def deploy_perp(
     from_block = await chain.block_number() + 1
     linker = Linker(chain, lambda name: perp_artifact(packages.folder("perp"), name))
     site = _Site(linker, {})
-    used = {name: _plain(assets[name]) for name in dict.fromkeys((settlement, collateral, *INDEXES.values()))}
+    used = {name: assets[name].plain() for name in dict.fromkeys((settlement, collateral, *INDEXES.values()))}
     await _core(site, used[settlement])
     await _collateral(site, used[collateral])
     perpetuals = {symbol: await _perpetual(site, symbol, index, used[index]) for symbol, index in INDEXES.items()}
@@ -101,11 +101,6 @@ async def deploy_perp(
     progress("making markets")
     await _deepen(market)
     return market
-
-
-def _plain(asset: DevAsset) -> DevAsset:
-    """Return an asset without what another protocol keeps with it."""
-    return DevAsset(**{each.name: getattr(asset, each.name) for each in fields(DevAsset)})
 
 
 def perp_artifact(node_modules: Path, name: str) -> Artifact:

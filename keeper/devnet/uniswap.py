@@ -1,7 +1,7 @@
 """Deploys Uniswap v3 and v2 as published, with pools of every asset at the feeds' prices."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import floor, log
 from pathlib import Path
 from typing import Final
@@ -58,9 +58,9 @@ class PoolSpec:
     is_pegged: bool = False
 
     @property
-    def shares(self) -> Iterator[tuple[float, int]]:
-        """Yield how far from the price liquidity reaches, as a factor both ways, with its percentage of the depth."""
-        yield from ((1.01, 85), (1.1, 10), (0, 5)) if self.is_pegged else ((1.15, 25), (2.2, 50), (0, 25))
+    def shares(self) -> tuple[tuple[float, int], ...]:
+        """Return how far from the price liquidity reaches, as a factor both ways, with its percentage of the depth."""
+        return ((1.01, 85), (1.1, 10), (0, 5)) if self.is_pegged else ((1.15, 25), (2.2, 50), (0, 25))
 
 
 def _pools(symbol: str, other: str, *depths: tuple[int, int], is_pegged: bool = False) -> Iterator[PoolSpec]:
@@ -132,17 +132,12 @@ async def deploy_uniswap(
         quoter=await chain.deploy(load("QuoterV2"), v3_factory, wrapped_native),
         router=router,
         from_block=from_block,
-        assets={symbol: _plain(asset) for symbol, asset in assets.items()},
+        assets={symbol: asset.plain() for symbol, asset in assets.items()},
         pools=(),
     )
     await chain.send(v3_factory, "enableFeeAmount(uint24,int24)", 100, _SPACINGS[100])
     wanted = [each for each in pools if set(each.pair) <= assets.keys()]
     return await _open(market, wanted, progress)
-
-
-def _plain(asset: DevAsset) -> DevAsset:
-    """Return an asset without what another protocol keeps with it."""
-    return DevAsset(**{each.name: getattr(asset, each.name) for each in fields(DevAsset)})
 
 
 async def _open(market: UniswapMarket, specs: Sequence[PoolSpec], progress: Progress) -> UniswapMarket:

@@ -41,6 +41,11 @@ class Pool(Protocol):
         ...
 
     @property
+    def takes_exactly(self) -> bool:
+        """Return whether it takes nothing but the amounts that it was asked about; what is more stays behind."""
+        ...
+
+    @property
     def pairs(self) -> Sequence[tuple[Address, Address]]:
         """Return every (give, take) that it can swap."""
         ...
@@ -119,11 +124,12 @@ class Venue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """An exchange that some plan could use, up to the most that it would give."""
+    """An exchange that some plan could use, up to the most that it would give; `is_hop` where it is half of one."""
 
     give: Address
     take: Address
     most: TokenAmount
+    is_hop: bool = False
 
 
 class Quoter(Protocol):

@@ -13,6 +13,7 @@ from keeper.engine.terms import Values
 MAX_HOPS: Final = 3
 _KEPT: Final = 3
 _WRAP_GAS: Final = 30_000
+_LEADING_BITS: Final = 4
 
 
 class PaidLast(Protocol):
@@ -44,8 +45,7 @@ Route = tuple[Hop, ...]
 """Swaps one after another, each giving all that the one before has brought; none where nothing has to be swapped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quote:
+class Quote(NamedTuple):
     """A route at one amount: what every hop brings, the gas of all, and the pools as they stand afterwards."""
 
     route: Route
@@ -77,6 +77,8 @@ def quote(route: Route, amount: int) -> Quote | None:
 @dataclass(frozen=True, slots=True)
 class Wrapping:
     """The chain's wrapped native token as a pool: one for one."""
+
+    takes_exactly = False
 
     wrapped: Address
 
@@ -168,14 +170,15 @@ class Exchange:
     def routes(self, give: Address, take: Address, amount: int, values: Values) -> tuple[Route, ...]:
         """Return the best routes for about that amount, the best first, after the gas that they take.
 
-        What is remembered is for every amount with as many bits, so it is found at one that stands for all of them.
+        What is remembered is for every amount that begins with the same bits, so it is found at one that stands for them.
         """
         if give == take:
             return ((),)
-        key = (values.name, give, take, amount.bit_length())
+        rest = max(0, amount.bit_length() - _LEADING_BITS)
+        key = (values.name, give, take, amount >> rest << rest)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self._search(give, take, 3 << amount.bit_length() >> 2, values)
+            found = self._known[key] = self._search(give, take, key[3] | 1 << rest >> 1, values)
         return found
 
     def _search(self, give: Address, take: Address, amount: int, values: Values) -> tuple[Route, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from keeper.domain.exchange import Lender, Pool
 from keeper.domain.program import Step, StepKind
@@ -46,8 +46,7 @@ class OwnInventory:
         return Step(StepKind.PULL, ZERO_ADDRESS, ZERO_ADDRESS, token, amount, most_fee)
 
 
-@dataclass(frozen=True, slots=True)
-class Owed:
+class Owed(NamedTuple):
     """What has to be given back at the end, and the pool that wants it, as it stands afterwards."""
 
     token: Address

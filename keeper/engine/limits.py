@@ -24,6 +24,7 @@ MAX_COOL_DOWN_BLOCKS: Final = 256
 COOL_DOWN_BLOCKS: Final[Mapping[Reason, int]] = {
     Reason.SIMULATION_REVERTED: 2,
     Reason.TOKEN_BLOCKED: 32,
+    Reason.UNTRUSTED: 32,
     Reason.REVERTED: 4,
     Reason.LOST_RACE: 1,
     Reason.CANCELLED: 4,

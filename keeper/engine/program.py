@@ -1,8 +1,7 @@
 """From a choice to the executor's program: what is borrowed, done, swapped, and has to come out."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from keeper.domain.fixed import div_up
 from keeper.domain.program import ALL, Output, Program, Step, StepKind
@@ -21,8 +20,7 @@ CONVERSION_GAS: Final = {
 """What a step behind a liquidation takes; the liquidation itself is the protocol's to estimate."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """Steps that liquidate, who pays for them first, and where the proceeds go.
 
     `token` is what the debt is paid in, wrapped where it is native currency; `borrowed` is what the calls may take at
@@ -82,10 +80,8 @@ def build(choice: Choice, values: Values, terms: Terms) -> Program:
     steps = [*_opening(choice, values, terms), *choice.steps, *_wrapped_rest(choice), *_swaps(choice, values, terms)]
     profit = choice.profit
     outputs = {choice.owed.token: least_profit(profit, values.rate(choice.owed.token), terms)}
-    left = [choice.token] if choice.spare else []
-    left += [hop.give for hop in choice.quote.route if _is_exact(hop.pool)]
-    for token in left:
-        outputs.setdefault(token, TokenAmount(0))
+    for token in (choice.token, choice.sold, *(hop.take for hop in choice.quote.route)):
+        outputs.setdefault(token, TokenAmount(0))  # nothing rests: what a swap leaves over goes home as well
     rows = tuple(Output(token, least) for token, least in outputs.items())
     return Program(tuple(steps), rows, terms.last_block, terms.deadline_s)
 
@@ -121,10 +117,5 @@ def _swaps(choice: Choice, values: Values, terms: Terms) -> Iterator[Step]:
     for (pool, give, take), amount in zip(choice.quote.route, choice.quote.amounts, strict=True):
         rate = values.rate(take)
         least = max(amount * (BPS - terms.tolerance_bps) // BPS, bound(worth, rate, terms) if rate else 0)
-        yield pool.step(give, take, given if _is_exact(pool) else ALL, least)
+        yield pool.step(give, take, given if pool.takes_exactly else ALL, least)
         given = amount
-
-
-def _is_exact(pool: object) -> bool:
-    """Return whether a pool gives only what it was asked about; what is more stays behind."""
-    return bool(getattr(pool, "takes_exactly", False))

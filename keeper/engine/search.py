@@ -6,7 +6,7 @@ each of these is found on the protocol's own ratio of what is seized to what is 
 then say what comes nearest to it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
@@ -28,7 +28,7 @@ NOTHING: Final = -(1 << 4096)
 _PARTS: Final = (1, 4, 16)
 """The parts of the largest size at which ways are looked for."""
 _SCALES: Final = (1, 16, 256, 4_096)
-_CLIMBED: Final = 8
+_CLIMBED: Final = 24
 _NEAR: Final = 64
 _FINE: Final = 200
 _CLOSE: Final = 3
@@ -159,13 +159,12 @@ class Search:
                 high = (low + high) // 2
         return found
 
-    def _ways(self, deal: Deal, scale: int) -> list[Way] | Reason:
-        """Return every way worth a look, or what is missing."""
+    def _ways(self, deal: Deal, amounts: Iterable[int]) -> list[Way] | Reason:
+        """Return every way worth a look for some amounts, or what is missing."""
         routes: dict[int, Route] = {}
-        for part in _PARTS:
-            if size := deal.amount // (part * scale):
-                for route in self.exchange.routes(deal.sold, deal.token, size, self.values):
-                    routes[self._number(route)] = route
+        for amount in filter(None, amounts):
+            for route in self.exchange.routes(deal.sold, deal.token, amount, self.values):
+                routes[self._number(route)] = route
         if not routes:
             return Reason.NO_ROUTE
         if deal.steps[-1].kind in DOORS:
@@ -191,7 +190,7 @@ class Search:
         top: Found | None = None
         whole: Found | None = None
         for scale in _SCALES:
-            ways = self._ways(deal, scale)
+            ways = self._ways(deal, [deal.amount // (part * scale) for part in _PARTS])
             if isinstance(ways, Reason):
                 return Best(top, whole) if top is not None else ways if scale == 1 else Reason.PRICE_IMPACT
             sizes = [floor + (deal.repaid - floor) // (part * scale) for part in _PARTS]
@@ -204,6 +203,12 @@ class Search:
                 way, worths = max(sampled, key=lambda each: each[1][0])
                 top = whole = self._found(deal, way) if worths[0] > NOTHING else None
             top = self._top(deal, sampled, sizes, floor, top)
+            ways = [] if top is None or top.deal is deal else self._ways(deal, [top.choice.quote.given])
+            if not isinstance(ways, Reason):  # what is the best way there was perhaps none of the best at the samples
+                known = {way.number for way, _ in sampled}
+                more = [each for each in ways if each.number not in known]
+                sampled = [(way, [self._worth(deal, way, size) for size in sizes]) for way in more]
+                top = self._top(deal, sampled, sizes, floor, top)
             if not is_small:
                 break
         return Reason.PRICE_IMPACT if top is None else Best(top, whole)
@@ -265,12 +270,12 @@ class Search:
     def _exact(self, deal: Deal, way: Way, repaid: int) -> Found | None:
         """Return what the rules allow nearest below a size; all, where they allow nothing near."""
         if repaid >= deal.repaid:
-            return self._found(deal, way) or self._cut(deal, way, deal.repaid)
+            return self._found(deal, way)
         # what a call may take at most is more than what it takes
         found = self._cut(deal, way, repaid) or self._cut(deal, way, repaid - repaid // _ROOM)
         if found is not None and (repaid - found.deal.repaid) * _FINE <= repaid:
             return found
-        whole = self._found(deal, way) or self._cut(deal, way, deal.repaid)
+        whole = self._found(deal, way)
         return max((each for each in (found, whole) if each is not None), key=lambda each: each.worth, default=None)
 
     def _cut(self, deal: Deal, way: Way, most: int) -> Found | None:
@@ -290,8 +295,6 @@ class Search:
 
     def _worth(self, deal: Deal, way: Way, repaid: int) -> int:
         choice = self._choice(deal, way, repaid, repaid if repaid < deal.repaid else deal.borrowed)
-        if choice is None and repaid >= deal.repaid:
-            choice = self._choice(deal, way, repaid, repaid)
         return NOTHING if choice is None else self._weigh(choice, deal.gas + choice.owed.gas + choice.quote.gas)
 
     def _weigh(self, choice: Choice, gas: int) -> int:

@@ -9,9 +9,9 @@ from keeper.domain.ports import Market, Snapshot
 from keeper.domain.position import Health, Opportunity
 from keeper.domain.units import WAD, Address, TokenAmount
 
-_STEPS: Final = 14
+_STEPS: Final = 10
 _FIRST_STEP: Final = 4_096
-_EXACT: Final = 2_048
+_EXACT: Final = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Splitter:
             else:
                 high = tried
                 tried = max(tried - step, (low + high) // 2) if low == 0 else (low + high) // 2
-            step *= 8
+            step *= 16
         return found
 
     def _next(self, stage: Stage) -> _Next | None:

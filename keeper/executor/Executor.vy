@@ -270,15 +270,17 @@ def _settle(outputs: DynArray[Output, 8]):
     payee: address = self.payee  # before anything is called: a pause in the middle must not burn what comes out
     held: uint256[8] = empty(uint256[8])
     for i: uint256 in range(len(outputs), bound=8):
-        held[i] = self._balance(outputs[i].token)
+        if outputs[i].least != 0:
+            held[i] = self._balance(outputs[i].token)
     self._run(0)
     for i: uint256 in range(len(outputs), bound=8):
         token: address = outputs[i].token
         balance: uint256 = self._balance(token)
-        assert balance >= held[i] + outputs[i].least, "executor: least"
+        # Where nothing is demanded the output is only swept: what was there before does not count.
+        assert outputs[i].least == 0 or balance >= held[i] + outputs[i].least, "executor: least"
         if balance != 0:  # some tokens refuse to move nothing
             self._send(token, payee, balance)
-        log Profit(token=token, amount=balance)
+            log Profit(token=token, amount=balance)
 
 
 @internal
@@ -421,7 +423,11 @@ def _enter(kinds: uint256, number: Bytes[32]) -> Door:
     """
     door: Door = self.door
     assert msg.sender == door.sender, "executor: stranger"
-    assert kinds & (1 << self.steps[door.index].kind) != 0 and convert(number, uint256) == door.index, "executor: door"
+    assert (
+        kinds & (1 << self.steps[door.index].kind) != 0
+        and len(number) == 32
+        and convert(number, uint256) == door.index
+    ), "executor: door"
     self.door = empty(Door)
     return door
 
@@ -913,7 +919,7 @@ def _ask(token: address, call: Bytes[100]):
     response: Bytes[MAX_REASON] = b""
     is_done, response = self._try(token, call)
     if not is_done:
-        assert len(response) > 32, "executor: token"
+        assert len(response) != 0, "executor: token"
         raw_revert(response)
 
 
@@ -974,6 +980,18 @@ def authorize_selectors(router: address, selectors: DynArray[bytes4, 16], allowe
             method_id("transferFrom(address,address,uint256)", output_type=bytes4),
             method_id("approve(address,uint256)", output_type=bytes4),
             method_id("increaseAllowance(address,uint256)", output_type=bytes4),
+            method_id("increaseApproval(address,uint256)", output_type=bytes4),
+            method_id("transferAndCall(address,uint256,bytes)", output_type=bytes4),
+            method_id("transferAndCall(address,uint256)", output_type=bytes4),
+            method_id("transferFromAndCall(address,address,uint256)", output_type=bytes4),
+            method_id("transferFromAndCall(address,address,uint256,bytes)", output_type=bytes4),
+            method_id("approveAndCall(address,uint256,bytes)", output_type=bytes4),
+            method_id("safeTransferFrom(address,address,uint256)", output_type=bytes4),
+            method_id("burnFrom(address,uint256)", output_type=bytes4),
+            method_id("move(address,address,uint256)", output_type=bytes4),
+            method_id("pull(address,uint256)", output_type=bytes4),
+            method_id("redeem(uint256,address,address)", output_type=bytes4),
+            method_id("withdraw(uint256,address,address)", output_type=bytes4),
         ], "executor: forbidden"
         self.selectors[router][selector] = allowed
     log SelectorsSet(router=router, selectors=selectors, allowed=allowed)

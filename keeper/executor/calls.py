@@ -63,24 +63,24 @@ _STRINGS: Final = MappingProxyType(
             "account": (Reason.REVERTED, "the zero address"),
             "allowance": (Reason.TOKEN_BLOCKED, "an allowance cannot be taken back"),
             "caller": (Reason.REVERTED, "neither a caller nor the owner"),
-            "dear": (Reason.UNPROFITABLE, "a callback asks for more than allowed"),
+            "dear": (Reason.SIMULATION_REVERTED, "a callback asks for more than allowed"),
             "door": (Reason.REVERTED, "a callback through another door, or with its terms changed"),
             "forbidden": (Reason.REVERTED, "a token's function is no router's"),
             "idle": (Reason.REVERTED, "native currency outside a program"),
             "kind": (Reason.REVERTED, "no such step"),
             "late": (Reason.REVERTED, "after the last block or the deadline"),
-            "least": (Reason.UNPROFITABLE, "less came out than demanded"),
+            "least": (Reason.SIMULATION_REVERTED, "less came out than demanded"),
             "locked": (Reason.REVERTED, "a program is running"),
             "nested": (Reason.REVERTED, "too many doors inside each other"),
             "optional": (Reason.REVERTED, "a door cannot be optional"),
             "owner": (Reason.REVERTED, "not the owner"),
-            "paused": (Reason.OPERATOR_PAUSED, "the executor is paused"),
+            "paused": (Reason.PAUSED, "the executor is paused"),
             "payload": (Reason.REVERTED, "a router step names no payload"),
             "pending": (Reason.REVERTED, "not the pending owner"),
             "permit": (Reason.UNTRUSTED, "the target is not authorised for this kind of step"),
             "refused": (Reason.REVERTED, "the owner does not take native currency"),
             "selector": (Reason.UNTRUSTED, "the router's function is not authorised"),
-            "short": (Reason.UNPROFITABLE, "less was handed over than was asked for"),
+            "short": (Reason.SIMULATION_REVERTED, "less was handed over than was asked for"),
             "stranger": (Reason.REVERTED, "a callback from no open door"),
             "target": (Reason.REVERTED, "nothing with code, or the executor itself"),
             "token": (Reason.TOKEN_BLOCKED, "a token said false, or has no code"),
@@ -140,7 +140,7 @@ def call(executor: Address, program: Program) -> Call:
     _at_most(len(steps), MAX_STEPS, "steps")
     _at_most(len(program.outputs), MAX_OUTPUTS, "outputs")
     _at_most(len(payloads), MAX_PAYLOADS, "payloads")
-    outputs = b"".join(address_word(each.token) + number_word(each.least) for each in program.outputs)
+    outputs = b"".join(address_word(each.token) + _unsigned(each.least) for each in program.outputs)
     parts = (
         _array(list(map(_step, steps))),
         number_word(len(program.outputs)) + outputs,

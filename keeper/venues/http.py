@@ -54,6 +54,8 @@ class Quoted:
 class Quotes:
     """Implement `Pool` over one service's quotes for one pair, the largest first. Once used it has nothing more to give."""
 
+    takes_exactly = True
+
     venue: str
     give: Address
     take: Address
@@ -174,8 +176,8 @@ class HttpQuoter:
         return self._door.is_open
 
     async def quotes(self, reads: Reads, wanted: Sequence[Want]) -> Sequence[Pool]:
-        """Ask for the first few wants, each at three sizes; see `Quoter`."""
-        usable = [want for want in wanted if _is_askable(want)][: self._most_wants]
+        """Ask for the first few wants, each at three sizes; a service finds the hops by itself. See `Quoter`."""
+        usable = [want for want in wanted if _is_askable(want) and not want.is_hop][: self._most_wants]
         if not usable or not self._door.is_open:
             return []
         deadline_s = self._clock.monotonic_s() + self._timeout_s

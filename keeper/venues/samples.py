@@ -95,6 +95,8 @@ class SampledPool(ABC):
     pool adds how a step of it looks.
     """
 
+    takes_exactly = False
+
     id: bytes
     lock: bytes
     venue: str

@@ -59,6 +59,8 @@ class Listing:
 class UniswapV2Pool:
     """One pair at one head."""
 
+    takes_exactly = False
+
     __slots__ = ("listing", "reserve0", "reserve1")
 
     def __init__(self, listing: Listing, reserve0: int, reserve1: int) -> None:

@@ -139,6 +139,8 @@ class UniswapV3Pool:
     `is_below`: the price is a tick's own and came down to it, so that the tick has been crossed already.
     """
 
+    takes_exactly = False
+
     __slots__ = ("_down", "_up", "is_below", "ladder", "listing", "price")
 
     def __init__(self, listing: Listing, ladder: Ladder, price: int, *, is_below: bool) -> None:

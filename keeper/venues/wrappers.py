@@ -32,6 +32,8 @@ _REDEEM_GAS, _UNWRAP_GAS = 200_000, 110_000
 class WrapperPool:
     """A fixed rate in one direction, up to a most. Rounding: down, and by `lost` units more."""
 
+    takes_exactly = False
+
     venue: str
     gas: int
     kind: StepKind

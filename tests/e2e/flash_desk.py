@@ -10,7 +10,6 @@ from eth_account import Account
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
-from keeper.devnet.abi import call_data
 from keeper.devnet.chain import ADMIN, DevChain, Receipt, Tx
 from keeper.devnet.devnet import Devnet, DevnetSpec, cached_devnet
 from keeper.devnet.executor import DevExecutor, Permit, deploy_executor
@@ -264,8 +263,3 @@ def _innermost(trace: Mapping[str, Any]) -> str:
             return _innermost(call)
     said = bytes.fromhex(str(trace.get("output", "0x"))[2:])
     return f"{trace.get('to')} {str(trace.get('input'))[:10]}: {trace.get('error')} {said!r}"
-
-
-def direct(signature: str, *args: object) -> str:
-    """Return the calldata of a call without the executor."""
-    return call_data(signature, *args)

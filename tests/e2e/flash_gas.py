@@ -9,7 +9,8 @@ from keeper.devnet.abi import call_data
 from keeper.devnet.chain import MAX_UINT
 from keeper.devnet.market import APPROVE
 from tests.e2e.flash_desk import BLOCK_S, Desk, mint, opened
-from tests.e2e.flash_paths import ETHER, PATHS, Direct
+from tests.e2e.flash_funding import ETHER
+from tests.e2e.flash_paths import PATHS, Direct
 
 SNAPSHOT: Final = Path(__file__).with_name("gas_snapshot.json")
 COMMAND: Final = "python -m tests.e2e.flash_gas"

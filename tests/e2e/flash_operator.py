@@ -1,31 +1,28 @@
 """An operator with gas money and nothing else, whose executor belongs to an address with another key."""
 
-import asyncio
-import json
-import secrets
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keeper.devnet.chain_file import chain_text
 from keeper.devnet.devnet import Devnet
 from keeper.devnet.executor import DevExecutor
 from keeper.devnet.ledger import tokens_of
-from keeper.domain.units import Wei
-from keeper.execution.signer import Signer, SigningPolicy
-from keeper.text import address_text
-from tests.operator import Operator, prepare
-
-OWNER_WEI = 10**18
+from tests.e2e.estate import Estate, bare_estate, deployed
+from tests.operator import Operator
 
 
 @dataclass(frozen=True)
 class FlashOperator:
     """An operator, and the executor that was created and authorised by the keeper's own commands."""
 
-    operator: Operator
+    estate: Estate
     executor: DevExecutor
-    owner_key: Path
+
+    @property
+    def operator(self) -> Operator:
+        """Return who runs the keeper."""
+        return self.estate.operator
 
     @property
     def tokens(self) -> list[str]:
@@ -34,34 +31,18 @@ class FlashOperator:
 
     async def authorize(self) -> list[dict[str, Any]]:
         """Have the owner allow what is still missing, and return what was sent."""
-        found = await _command(self.operator, "authorize", "--owner-key-file", str(self.owner_key))
+        code, found, said = await self.estate.executor("authorize", "--owner-key-file", str(self.estate.owner_key))
+        assert code == 0, said
         return list(found["sent"])
 
 
 async def equipped(devnet: Devnet, folder: Path) -> FlashOperator:
     """Prepare an operator whose account has native currency and no token at all."""
-    operator = await prepare(devnet, folder, is_funded=False)
-    await devnet.fund_keeper(operator.address)
-    owner_key = folder / "owner-key"
-    owner_key.touch(mode=0o600)
-    owner_key.write_text(secrets.token_hex(32), encoding="utf-8")
-    signer = Signer.from_hex(owner_key.read_text(encoding="utf-8"), SigningPolicy(0, Wei(0), 0))
-    owner = address_text(signer.address)
-    await devnet.chain.set_balance(owner, OWNER_WEI)
-    made = await _command(operator, "deploy", "--owner", owner)
-    executor = DevExecutor(
-        address=made["address"], owner=owner, code_hash=made["code_hash"], from_block=made["from_block"]
-    )
-    operator.chain_file.write_text(chain_text(devnet, executor=executor), encoding="utf-8")
-    prepared = FlashOperator(operator, executor, owner_key)
-    assert await prepared.authorize()
-    return prepared
-
-
-async def _command(operator: Operator, *arguments: str) -> Any:
-    done = await asyncio.to_thread(operator.command, "executor", *arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    estate = await deployed(await bare_estate(devnet, folder))
+    found = tomllib.loads(estate.operator.chain_file.read_text(encoding="utf-8"))["executor"]
+    flash = FlashOperator(estate, DevExecutor(**found))
+    assert await flash.authorize()
+    return flash
 
 
 def moved(devnet: Devnet) -> list[str]:

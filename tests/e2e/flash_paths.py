@@ -3,27 +3,35 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from math import isqrt
-from pathlib import Path
 from typing import Final
 
-from vyper import compile_code  # type: ignore[import-untyped]
-
-from keeper.devnet.artifacts import artifact
-from keeper.devnet.chain import ADMIN, MAX_UINT, Tx
-from keeper.devnet.devnet import Devnet
-from keeper.devnet.market import APPROVE, MINT, Generation
+from keeper.devnet.abi import call_data
+from keeper.devnet.market import Generation
 from keeper.devnet.morpho_positions import MorphoPositionSpec
 from keeper.devnet.morpho_positions import open_positions as open_pair_positions
 from keeper.devnet.positions import PositionSpec, open_positions, owner_address
-from keeper.devnet.uniswap import MAKER, MINT_V3
 from keeper.devnet.uniswap_market import SWAP_V3
 from keeper.devnet.venus import deploy_venus
 from keeper.devnet.venus_market import NATIVE as NATIVE_SYMBOL
 from keeper.devnet.venus_market import VenusMarket
 from keeper.devnet.venus_positions import VenusPositionSpec, open_venus_positions
 from keeper.domain.program import Step, StepKind
-from tests.e2e.flash_desk import NATIVE, NO_HASH, OWNER, Desk, direct, mask, mint
+from tests.e2e.flash_desk import NATIVE, NO_HASH, OWNER, Desk, mask
+from tests.e2e.flash_funding import (
+    ETHER,
+    REPAID,
+    USD,
+    by_aave,
+    by_balancer,
+    by_erc3156,
+    by_flash_swap,
+    by_morpho,
+    by_old_aave,
+    by_own_money,
+    by_pool,
+    make_balancer,
+    make_vai_pool,
+)
 from tests.e2e.flash_steps import (
     liquidate_aave,
     liquidate_compound,
@@ -31,26 +39,19 @@ from tests.e2e.flash_steps import (
     liquidate_venus,
     loan,
     pool_loan,
-    pull,
     redeem,
     step,
-    swap_first,
     swap_v2,
     swap_v3,
     unwrap,
     wrap,
 )
 
-USD: Final = 10**6
-ETHER: Final = 10**18
 FELL: Final = {"WETH": 2_800 * 10**8}
-WIDEST_TICK: Final = 887_270
-REPAID: Final = 120_000 * USD
 AAVE_CALL: Final = "liquidationCall(address,address,address,uint256,bool)"
 MORPHO_CALL: Final = "liquidate((address,address,address,address,uint256),address,uint256,uint256,bytes)"
 VENUS_CALL: Final = "liquidateBorrow(address,address,uint256,address)"
 COMPOUND_CALL: Final = "liquidateBorrow(address,uint256,address)"
-LENDER_SOURCE: Final = Path(__file__).with_name("flash_lender.vy")
 GENERATIONS: Final[tuple[Generation, ...]] = ("3.0", "3.6")
 _NUMBERS: Final = count(9_000)
 
@@ -107,43 +108,13 @@ async def aave_borrower(desk: Desk, generation: Generation, owed: int = 240_000 
     return borrower
 
 
-async def by_aave(desk: Desk) -> Sequence[Step]:
-    pool, usdc = desk.aave("3.6").pool, desk.token("USDC")
-    return [loan(StepKind.FLASH_AAVE, pool, usdc, REPAID, REPAID * 9 // 10_000 + 1)]
-
-
-async def by_old_aave(desk: Desk) -> Sequence[Step]:
-    pool, usdc = desk.aave("3.0").pool, desk.token("USDC")
-    return [loan(StepKind.FLASH_AAVE, pool, usdc, REPAID, REPAID * 9 // 10_000 + 1)]
-
-
-async def by_morpho(desk: Desk) -> Sequence[Step]:
-    return [loan(StepKind.FLASH_MORPHO, desk.morpho.morpho, desk.token("USDC"), REPAID)]
-
-
-async def by_pool(desk: Desk) -> Sequence[Step]:
-    return [pool_loan(desk, desk.token("USDC"), desk.token("USDT"), 100, REPAID)]
-
-
-async def by_flash_swap(desk: Desk) -> Sequence[Step]:
-    return [swap_first(desk, desk.token("WETH"), desk.token("USDC"), 500, REPAID, 50 * ETHER)]
-
-
-async def by_own_money(desk: Desk) -> Sequence[Step]:
-    usdc, operator = desk.token("USDC"), desk.operator
-    await mint(desk.chain, usdc, operator, REPAID)
-    approval = await desk.send(usdc, direct(APPROVE, desk.executor.address, REPAID))
-    assert approval["status"] == "0x1"
-    return [pull(usdc, REPAID)]
-
-
-async def by_erc3156(desk: Desk) -> Sequence[Step]:
-    usdc = desk.token("USDC")
-    out = compile_code(LENDER_SOURCE.read_text(encoding="utf-8"), output_formats=["abi", "bytecode"])
-    lender = await desk.chain.deploy(artifact("Lender", out["abi"], out["bytecode"], {}), usdc)
-    await mint(desk.chain, usdc, lender, 10 * REPAID)
-    await desk.authorize((lender, mask(StepKind.FLASH_ERC3156), NO_HASH))
-    return [loan(StepKind.FLASH_ERC3156, lender, usdc, REPAID, REPAID // 10_000)]
+async def sold_in_balancer(desk: Desk) -> Prepared:
+    """Sell in a pool of Balancer, whose vault is locked while it lends: the loan is another's."""
+    vault, pool = await make_balancer(desk)
+    path = await aave("3.6", by_morpho)(desk)
+    weth, usdc = desk.token("WETH"), desk.token("USDC")
+    sale = step(StepKind.SWAP_BALANCER, vault, give=weth, take=usdc, limit=REPAID, data=pool)
+    return replace(path, steps=[*path.steps[:-1], sale])
 
 
 async def sold_in_v2(desk: Desk) -> Prepared:
@@ -158,11 +129,11 @@ async def sold_by_router(desk: Desk) -> Prepared:
     router, weth, usdc = desk.uniswap.router, desk.token("WETH"), desk.token("USDC")
     await desk.authorize((router, mask(StepKind.SWAP_ROUTER), NO_HASH))
     async with desk.chain.impersonate(OWNER):
-        allowed = bytes.fromhex(direct(SWAP_V3, (weth, usdc, 500, OWNER, 0, 0, 0))[2:10])
+        allowed = bytes.fromhex(call_data(SWAP_V3, (weth, usdc, 500, OWNER, 0, 0, 0))[2:10])
         signature, is_allowed = "authorize_selectors(address,bytes4[],bool)", True
         await desk.chain.send(desk.executor.address, signature, router, [allowed], is_allowed, sender=OWNER)
     amount = 44 * ETHER  # less than is seized: the rest is an output of its own
-    payload = bytes.fromhex(direct(SWAP_V3, (weth, usdc, 500, desk.executor.address, amount, 0, 0))[2:])
+    payload = bytes.fromhex(call_data(SWAP_V3, (weth, usdc, 500, desk.executor.address, amount, 0, 0))[2:])
     sale = step(StepKind.SWAP_ROUTER, router, give=weth, take=usdc, amount=amount, limit=REPAID, data=payload)
     return replace(path, steps=[*path.steps[:-1], sale], outputs={usdc: 1, weth: 1})
 
@@ -282,29 +253,6 @@ async def venus_native_collateral(desk: Desk) -> Prepared:
     return Prepared(steps, {usdc: 1}, Direct(venus.liquidator, VENUS_CALL, args, usdc, venus.liquidator))
 
 
-async def make_vai_pool(devnet: Devnet) -> None:
-    """Let Venus' own dollar be traded, and lent, in a Uniswap v3 pool."""
-    assert devnet.uniswap is not None
-    assert devnet.venus is not None
-    chain, uniswap, vai = devnet.chain, devnet.uniswap, devnet.venus.vai
-    sides = sorted(
-        [(uniswap.assets["USDC"].token, 10**7 * USD), (vai, 10**7 * ETHER)], key=lambda side: int(side[0], 16)
-    )
-    tokens, amounts = zip(*sides, strict=True)
-    manager, price = uniswap.position_manager, isqrt((amounts[1] << 192) // amounts[0])
-    create = "createAndInitializePoolIfNecessary(address,address,uint24,uint160)"
-    deposit = (*tokens, 500, -WIDEST_TICK, WIDEST_TICK, *amounts, 0, 0, MAKER, MAX_UINT)
-    async with chain.held():
-        await chain.send_all(
-            [
-                Tx(MAKER, manager, create, (*tokens, 500, price)),
-                *(Tx(ADMIN, token, MINT, (MAKER, amount)) for token, amount in sides),
-                *(Tx(MAKER, token, APPROVE, (manager, MAX_UINT)) for token in tokens),
-            ]
-        )
-        await chain.send_all([Tx(MAKER, manager, MINT_V3, (deposit,))])
-
-
 async def venus_vai(desk: Desk) -> Prepared:
     """Liquidate on Venus a debt in its own dollar, which is bought with what is borrowed."""
     venus = desk.venus
@@ -397,9 +345,11 @@ PATHS: Final[Mapping[str, Scene]] = {
             ("flash swap", by_flash_swap),
             ("own money", by_own_money),
             ("erc-3156 loan", by_erc3156),
+            ("balancer loan", by_balancer),
         )
     },
     "aave v3.6, morpho loan, sold in uniswap v2": sold_in_v2,
+    "aave v3.6, morpho loan, sold in balancer": sold_in_balancer,
     "aave v3.6, morpho loan, sold by a router": sold_by_router,
     "aave v3.6, morpho loan, sold in three hops": sold_in_three_hops,
     "aave v3.0, morpho loan, two stages": two_stages,

@@ -1,78 +1,28 @@
 """The executor in its operator's hands: created, authorised by its cold owner, looked at, paused, swept."""
 
-import asyncio
 import json
-import os
-import secrets
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 from eth_account import Account
-from typer.testing import CliRunner
 
-from keeper.cli import app
+from keeper.chainfile import ChainFile
 from keeper.devnet.chain import RpcFailed
-from keeper.devnet.devnet import Devnet, DevnetSpec, cached_devnet
+from keeper.devnet.devnet import Devnet, cached_devnet
 from keeper.devnet.node import AnvilOptions
 from keeper.devnet.packages import default_cache_dir
 from keeper.devnet.process import KeeperProcess
 from keeper.domain.program import StepKind
-from keeper.domain.units import Wei
-from keeper.execution.signer import Signer, SigningPolicy
+from keeper.domain.units import Address
 from keeper.executor.artifact import load
-from keeper.text import address_text
+from keeper.venues.odos import Odos
+from tests.e2e.estate import SPEC, Estate, bare_estate, deployed, keep, verdicts
 from tests.faults.postgres import running_postgres
-from tests.operator import Operator, prepare
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-SPEC = DevnetSpec(generations=("3.0",), others=("morpho", "uniswap"), n_positions=12)
 UNSENT = 7
-NOTHING: Mapping[str, str] = {}
-
-
-@dataclass(frozen=True)
-class Estate:
-    """An operator with a cold owner, whose key lies in a file of its own, and an executor in the chain file."""
-
-    operator: Operator
-    owner: str
-    owner_key: Path
-    address: str = ""
-
-    @property
-    def devnet(self) -> Devnet:
-        return self.operator.devnet
-
-    async def run(
-        self, *arguments: str, is_live: bool = True, settings: Mapping[str, str] = NOTHING
-    ) -> tuple[int, Any, str]:
-        """Run `keeper …` with --json, and return its exit code, what it printed, and what it said besides."""
-        unset: dict[str, str | None] = {name: None for name in os.environ if name.startswith("KEEPER_")}
-        environment = {**unset, **self.operator.environment(is_live=is_live)}
-        environment |= {f"KEEPER_{name}": value for name, value in settings.items()}
-        done = await asyncio.to_thread(CliRunner().invoke, app, [*arguments, "--json"], env=environment)
-        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-        assert self.operator.key_file.read_text() not in done.output
-        assert self.owner_key.read_text() not in done.output
-        return done.exit_code, json.loads(done.stdout) if done.stdout else None, done.stderr
-
-    async def executor(
-        self, *arguments: str, is_live: bool = True, settings: Mapping[str, str] = NOTHING
-    ) -> tuple[int, Any, str]:
-        return await self.run("executor", *arguments, is_live=is_live, settings=settings)
-
-    async def signed_elsewhere(self, transactions: list[dict[str, Any]]) -> None:
-        """Send printed transactions as their signer, as a hardware wallet would."""
-        chain = self.devnet.chain
-        for each in transactions:
-            async with chain.impersonate(each["from"]):
-                request = {key: each[key] for key in ("from", "to", "data")}
-                receipt = await chain.receipt(await chain.rpc("eth_sendTransaction", request))
-            assert int(receipt["status"], 16) == 1
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -84,35 +34,13 @@ async def devnet() -> AsyncIterator[Devnet]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def bare(devnet: Devnet, tmp_path: Path) -> Estate:
     """Return an operator who has gas money, and no executor yet."""
-    operator = await prepare(devnet, tmp_path, is_funded=False)
-    owner_key = tmp_path / "owner"
-    owner_key.touch(mode=0o600)
-    owner_key.write_text(secrets.token_hex(32))
-    owner = Signer.from_hex(owner_key.read_text(), SigningPolicy(0, Wei(0), 0)).address
-    for each in (operator.address, address_text(owner)):
-        await devnet.fund_keeper(each)
-    return Estate(operator, address_text(owner), owner_key)
+    return await bare_estate(devnet, tmp_path)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def estate(bare: Estate) -> Estate:
     """Return an operator with an executor that may do nothing yet."""
-    code, made, said = await bare.executor("deploy", "--owner", bare.owner)
-    assert code == 0, said
-    keep(bare.operator, made)
-    return Estate(bare.operator, bare.owner, bare.owner_key, made["address"])
-
-
-def keep(operator: Operator, made: dict[str, Any]) -> None:
-    """Put what `deploy` printed into the chain file."""
-    pinned = "".join(f'{key} = "{made[key]}"\n' for key in ("address", "code_hash", "owner"))
-    table = f"[executor]\n{pinned}from_block = {made['from_block']}\n"
-    text = operator.chain_file.read_text()
-    operator.chain_file.write_text(text.replace("[exchange]", f"{table}[exchange]", 1))
-
-
-def verdicts(found: dict[str, Any], status: str) -> dict[str, dict[str, str]]:
-    return {each["name"]: each for each in found["checks"] if each["status"] == status}
+    return await deployed(bare)
 
 
 async def test_deploy_creates_the_shipped_contract_for_its_owner_with_the_hot_key_as_its_caller(bare: Estate) -> None:
@@ -126,6 +54,24 @@ async def test_deploy_creates_the_shipped_contract_for_its_owner_with_the_hot_ke
     assert await chain.call(made["address"], "is_caller(address)(bool)", bare.operator.address) is True
     receipt = await chain.receipt(made["hash"])
     assert made["from_block"] == int(receipt["blockNumber"], 16)
+
+
+async def test_what_deploy_prints_can_be_put_into_the_chain_file_as_it_is(bare: Estate) -> None:
+    done = await bare.command("executor", "deploy", "--owner", bare.owner)
+    assert done.exit_code == 0, done.stderr
+    table = done.stdout[done.stdout.index("[executor]") : done.stdout.index("then: keeper executor authorize")]
+    path = bare.operator.chain_file
+    path.write_text(path.read_text().replace("[exchange]", f"{table}[exchange]", 1))
+    chain = ChainFile.load(str(path))
+    assert chain.executor is not None
+    assert chain.executor.code_hash == load().code_hash
+    assert chain.executor.owner == bytes.fromhex(bare.owner[2:])
+    assert chain.warnings == ()
+    shown = await bare.command("executor", "status")
+    assert shown.exit_code == 4
+    for each in (f"owner     {bare.owner}", f"callers   {bare.operator.address}", "paused    no", "holds     nothing"):
+        assert each in shown.stdout
+    assert "→ keeper executor authorize" in shown.stdout
 
 
 async def test_deploy_needs_an_owner_that_is_cold_and_does_not_do_it_twice(bare: Estate) -> None:
@@ -214,30 +160,42 @@ async def test_every_target_is_permitted_for_what_the_markets_venues_and_lenders
     assert bytes(init_code_hash) == bytes.fromhex(str(devnet.uniswap.v3_init_code_hash).removeprefix("0x"))
 
 
+def place(name: str, kind: str, root: str) -> str:
+    return f'[[exchange.venues]]\nname = "{name}"\nkind = "{kind}"\nroot = "{root}"\n'
+
+
 async def test_what_nothing_needs_any_more_is_found_and_taken_back_when_asked_to(estate: Estate) -> None:
     key = ("--owner-key-file", str(estate.owner_key))
     async with KeeperProcess(estate.operator.environment()) as keeper:
         await keeper.ready()
+    assert estate.devnet.uniswap is not None
+    factory, router = estate.devnet.uniswap.v2_factory, estate.devnet.uniswap.router
+    path = estate.operator.chain_file
+    text = path.read_text()
+    path.write_text(text + place("odos", "odos", router) + 'options = { url = "http://127.0.0.1:9" }\n')
     code, _, said = await estate.executor("authorize", "--add-caller", estate.owner, *key)
     assert code == 0, said
-    assert estate.devnet.uniswap is not None
-    factory = estate.devnet.uniswap.v2_factory
-    text = estate.operator.chain_file.read_text()
-    venue = f'[[exchange.venues]]\nname = "uniswap-v2"\nkind = "uniswap_v2"\nroot = "{factory}"\n'
+    chain = estate.devnet.chain
+    (function,) = Odos(31_337, Address(bytes.fromhex(router[2:]))).profile.by_selector
+    assert await chain.call(estate.address, "selectors(address,bytes4)(bool)", router, function) is True
+    venue = place("uniswap-v2", "uniswap_v2", factory)
     assert venue in text
-    estate.operator.chain_file.write_text(text.replace(venue, ""))
+    path.write_text(text.replace(venue, ""))
     code, found, _ = await estate.executor("status")
     warned = verdicts(found, "warn")
     assert code == 0
-    assert factory in warned["executor permits"]["finding"]
+    for each in (factory, router, f"0x{function.hex()} of {router}"):
+        assert each in warned["executor permits"]["finding"]
     assert estate.owner in warned["executor callers"]["finding"]
     code, kept, _ = await estate.executor("authorize", *key)
     assert (code, kept["sent"]) == (0, [])
     code, _, said = await estate.executor("authorize", "--revoke", *key)
     assert code == 0, said
-    chain = estate.devnet.chain
-    assert await chain.call(estate.address, "permits(address)(uint256)", factory) == 0
+    for each in (factory, router):
+        assert await chain.call(estate.address, "permits(address)(uint256)", each) == 0
+    assert await chain.call(estate.address, "selectors(address,bytes4)(bool)", router, function) is False
     assert await chain.call(estate.address, "is_caller(address)(bool)", estate.owner) is False
+    assert (await estate.executor("status"))[0] == 0
 
 
 async def test_the_hot_key_pauses_and_only_the_owner_lets_it_go_on(estate: Estate) -> None:
@@ -269,18 +227,19 @@ async def test_the_hot_key_pauses_and_only_the_owner_lets_it_go_on(estate: Estat
 async def test_what_rests_in_it_is_shown_and_swept_to_the_owner(estate: Estate) -> None:
     market = estate.devnet.markets["3.0"]
     chain = estate.devnet.chain
-    await chain.set_balance(estate.address, 5)
+    await chain.set_balance(estate.address, 5 * 10**15)
     await market.mint("USDC", estate.address, 7_000_000)
     code, found, _ = await estate.executor("status")
     usdc = market.reserves["USDC"].token
     assert {key.lower(): each for key, each in found["balances"].items()} == {
         usdc.lower(): "7000000",
-        "0x" + "ee" * 20: "5",
+        "0x" + "ee" * 20: "5000000000000000",
     }
     assert verdicts(found, "warn")["executor balances"]["fix"] == "keeper executor sweep"
     code, printed, _ = await estate.executor("sweep")
     assert code == UNSENT
-    assert estate.owner in printed["transactions"][0]["meaning"]
+    texts = printed["transactions"][0]["meaning"].removeprefix("send ").removesuffix(f" to {estate.owner}").split(", ")
+    assert sorted(texts) == ["0.005 ETH", "7 USDC"]
     with pytest.raises(RpcFailed, match="owner"):
         await chain.rpc("eth_call", {**printed["transactions"][0], "from": estate.operator.address}, "latest")
     code, done, said = await estate.executor("sweep", "--owner-key-file", str(estate.owner_key))
@@ -321,30 +280,16 @@ async def test_an_executor_that_is_not_the_pinned_one_fails_every_look_and_is_no
     assert (code, "has no code" in verdicts(found, "fail")["executor code"]["finding"]) == (4, True)
 
 
+async def test_a_key_that_is_not_the_owners_is_told_and_orders_nothing(estate: Estate) -> None:
+    for command in ("authorize", "pause", "unpause", "sweep"):
+        code, _, said = await estate.executor(command, "--owner-key-file", str(estate.operator.key_file))
+        assert (code, f"the owner is {estate.owner}" in said) == (4, True), command
+
+
 async def test_a_key_of_the_owner_that_everybody_can_read_is_refused(estate: Estate) -> None:
     estate.owner_key.chmod(0o644)
     code, _, said = await estate.executor("unpause", "--owner-key-file", str(estate.owner_key))
     assert (code, "chmod it 600" in said) == (3, True)
-
-
-async def test_cfg_09_a_keeper_does_not_begin_with_an_executor_that_is_not_the_one_it_should_be(estate: Estate) -> None:
-    text, chain = estate.operator.chain_file.read_text(), estate.devnet.chain
-    before = await chain.rpc("eth_getTransactionCount", estate.operator.address, "latest")
-    for wrong, told in (
-        (text.replace("0x" + load().code_hash.hex(), "0x" + "ab" * 32), "the chain file says 0xabab"),
-        (text.replace(estate.owner, estate.operator.address), "is not the chain file's"),
-        (text.replace(estate.address, "0x" + "77" * 20), "has no code"),
-    ):
-        estate.operator.chain_file.write_text(wrong)
-        done = await asyncio.to_thread(estate.operator.command, "once")
-        assert (done.returncode, told in done.stdout) == (4, True), done.stdout
-    estate.operator.chain_file.write_text(text)
-    key = ("--owner-key-file", str(estate.owner_key))
-    code, _, said = await estate.executor("authorize", "--remove-caller", estate.operator.address, *key)
-    assert code == 0, said
-    done = await asyncio.to_thread(estate.operator.command, "once")
-    assert (done.returncode, "may not call it" in done.stdout) == (4, True), done.stdout
-    assert await chain.rpc("eth_getTransactionCount", estate.operator.address, "latest") == before
 
 
 async def test_a_keeper_on_another_machine_that_leads_with_the_key_keeps_it_from_sending(bare: Estate) -> None:

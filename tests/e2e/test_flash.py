@@ -7,7 +7,8 @@ import pytest_asyncio
 
 from keeper.domain.program import StepKind
 from tests.e2e.flash_desk import NATIVE, OWNER, Desk, opened
-from tests.e2e.flash_paths import FELL, PATHS, REPAID, USD, aave, aave_borrower, by_morpho
+from tests.e2e.flash_funding import REPAID, USD, by_morpho
+from tests.e2e.flash_paths import FELL, PATHS, aave, aave_borrower
 from tests.e2e.flash_steps import liquidate_aave, loan, swap_v3
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

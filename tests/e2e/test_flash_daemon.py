@@ -1,5 +1,6 @@
 """The whole daemon with an executor: an account with gas money alone liquidates everywhere, and the cold one is paid."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from keeper.devnet.ledger import FlashStatement, read_flash_statement, read_stan
 from keeper.devnet.node import AnvilOptions
 from keeper.devnet.packages import default_cache_dir
 from keeper.devnet.process import KeeperProcess
+from tests.e2e.flash_funding import make_vai_pool
 from tests.e2e.flash_operator import FlashOperator, equipped
-from tests.e2e.flash_paths import make_vai_pool
 from tests.e2e.test_every_protocol import late, left_over, quiet_since
+from tests.operator import run_keeper
 
 SPEC = DevnetSpec(generations=("3.0", "3.6"), others=("morpho", "venus", "uniswap"), n_positions=50)
 MARKETS = {"aave-v3.0", "aave-v3.6", "morpho", "venus"}
@@ -91,3 +93,13 @@ async def allowances(flash: FlashOperator) -> dict[tuple[str, str], int]:
     asked = [(token, target) for token in flash.tokens for target in targets]
     left = await chain.call_all((token, ALLOWANCE, (executor, target)) for token, target in asked)
     return {pair: amount for pair, amount in zip(asked, left, strict=True) if amount}
+
+
+def test_the_demo_earns_without_capital_and_adds_up() -> None:
+    done = run_keeper("demo", "--json", environment={"HOME": str(Path.home())})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["reconciled"]
+    assert found["liquidations"] >= found["transactions"] > 0  # a transaction may liquidate in stages
+    assert found["reverted"] == 0
+    assert {symbol for symbol, amount in found["profit"].items() if int(amount) > 0} >= {"USDC", "WETH"}

@@ -196,7 +196,6 @@ CASES: Final[dict[str, str]] = {
 """Every case by its id."""
 
 CANNOT_APPLY: Final[dict[str, str]] = {
-    "CFG-09": "there is no executor contract yet: the account calls the markets itself",
     "ORC-06": "it needs a second source for a ratio: the keeper goes by the price that the protocol liquidates by",
     "ORC-10": "no protocol here takes its price from a payload that the liquidator brings",
     "SEC-10": "weaknesses become known after the build, and no test may leave this machine; the locks pin what to scan",

@@ -225,6 +225,7 @@ BREACHES = (
     LenderMood.DEARER,
     LenderMood.NEVER,
     LenderMood.OTHER_DATA,
+    LenderMood.NO_DATA,
     LenderMood.OTHER_AMOUNT,
     LenderMood.LESS,
     LenderMood.TAKES_MORE,
@@ -248,7 +249,7 @@ def test_eco_13_a_lender_that_changes_the_terms_lends_in_vain(world: World, loan
 
 
 @pytest.mark.parametrize("loan", LOANS)
-@pytest.mark.parametrize("mood", [LenderMood.TWICE, LenderMood.AFTERWARDS, LenderMood.NO_DATA, LenderMood.OTHER_TOKEN])
+@pytest.mark.parametrize("mood", [LenderMood.TWICE, LenderMood.AFTERWARDS, LenderMood.OTHER_TOKEN])
 def test_eco_13_a_lender_is_heard_once(world: World, loan: StepKind, mood: LenderMood) -> None:
     before = world.books()
     lender = world.lender(loan)
@@ -260,6 +261,15 @@ def test_eco_13_a_lender_is_heard_once(world: World, loan: StepKind, mood: Lende
     else:
         assert mood is LenderMood.OTHER_TOKEN
         world.assert_failed(done, "door", before=before)
+
+
+@pytest.mark.parametrize("loan", [StepKind.FLASH_AAVE, StepKind.FLASH_BALANCER, StepKind.FLASH_ERC3156])
+def test_eco_13_a_fee_above_the_programs_bound_is_not_paid_although_the_profit_would_bear_it(
+    world: World, loan: StepKind
+) -> None:
+    before = world.books()
+    world.lender(loan).behave(LenderMood.HONEST, world.accomplice.address, 100, 0)
+    world.assert_failed(world.run(world.plain(loan)), "dear", before=before)
 
 
 @pytest.mark.parametrize("loan", LOANS)

@@ -282,6 +282,17 @@ def test_eco_07_not_even_the_owner_sweeps_within_a_program(world: World) -> None
     assert world.held(world.cash, world.accomplice) == PROFIT
 
 
+def test_eco_07_a_pause_in_the_middle_of_a_program_burns_nothing_and_holds_from_then_on(world: World) -> None:
+    before = world.books()
+    assert world.command("set_caller(address,bool)", world.accomplice.address, True).ok
+    world.accomplice.prepare([(str(world.executor), call("pause()"))])
+    world.behave(world.gold, TokenMood.HOOKED)
+    world.assert_paid(world.run(world.plain()), before=before, least=PROFIT)
+    assert world.accomplice.succeeded() > 0
+    before = world.books()
+    world.assert_failed(world.run(world.plain()), "paused", before=before)
+
+
 def test_eco_07_a_program_leaves_its_transaction_as_if_none_had_run(world: World) -> None:
     """A caller that is a contract goes on within the transaction: with a callback, with a payment, with a program."""
     assert world.command("set_caller(address,bool)", world.accomplice.address, True).ok

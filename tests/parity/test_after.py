@@ -72,7 +72,7 @@ async def test_aave_leaves_of_a_position_what_is_foreseen_to_the_scaled_unit(des
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     folder: Path = tmp_path_factory.mktemp("venus")
-    return build(folder, 120, 29, (1.005, 1.3))
+    return build(folder, 160, 29, (1.005, 1.1))
 
 
 @pytest.mark.timeout(300)

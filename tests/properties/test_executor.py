@@ -19,7 +19,7 @@ from keeper.domain.units import NATIVE, TokenAmount
 from keeper.executor import calls
 from tests.hostile.contracts import Done, LenderMood, PairMood, PoolMood, TokenMood, TraderMood, env, raw, transact
 from tests.hostile.words import EVER, call, execution, reason_of, words
-from tests.hostile.world import LOAN, LOANS, PROFIT, SEIZED, SWAP, World, fresh_world
+from tests.hostile.world import LOAN, LOANS, PROFIT, SALE_BPS, SEIZED, SWAP, World, fresh_world
 
 AMOUNTS = st.sampled_from([0, 1, LOAN // 3, LOAN, LOAN, SEIZED, ALL])
 LEAST = st.sampled_from([0, 0, 1, PROFIT // 2, PROFIT, PROFIT + 1])
@@ -36,14 +36,28 @@ LENDERS = ("aave", "balancer", "erc3156", "morpho")
 
 
 Trouble = tuple[str, TokenMood | LenderMood | TraderMood | PoolMood | PairMood]
-TROUBLES: list[Trouble] = [
-    *(("cash", mood) for mood in TokenMood if mood in PRICED),
-    *((which, mood) for which in ("gold", "junk") for mood in TokenMood),
-    *((which, mood) for which in LENDERS for mood in LenderMood),
-    *((which, mood) for which in TRADERS for mood in TraderMood),
-    *(("pool", mood) for mood in PoolMood),
-    *(("pair", mood) for mood in PairMood),
-]
+MOODS: dict[str, list[Any]] = {
+    "cash": [mood for mood in TokenMood if mood in PRICED],
+    "gold": list(TokenMood),
+    "junk": list(TokenMood),
+    **{which: list(LenderMood) for which in LENDERS},
+    **{which: list(TraderMood) for which in TRADERS},
+    "pool": list(PoolMood),
+    "pair": list(PairMood),
+}
+TROUBLES: list[Trouble] = [(which, mood) for which, moods in MOODS.items() for mood in moods]
+PARTIES = {
+    StepKind.FLASH_AAVE: "aave",
+    StepKind.FLASH_MORPHO: "morpho",
+    StepKind.FLASH_BALANCER: "balancer",
+    StepKind.FLASH_ERC3156: "erc3156",
+    StepKind.FLASH_UNISWAP_V3: "pool",
+    None: "cash",
+    StepKind.SWAP_CURVE: "exchange",
+    StepKind.SWAP_ROUTER: "router",
+    StepKind.SWAP_UNISWAP_V2: "pair",
+    StepKind.SWAP_UNISWAP_V3: "pool",
+}
 SOME = st.lists(st.sampled_from(TROUBLES), max_size=2)
 """What else is wrong in the world while a program runs: often nothing, so that most of it works."""
 LEFT = st.sampled_from([0, 0, 1, LOAN])
@@ -94,8 +108,9 @@ class ExecutorMachine(RuleBasedStateMachine):
         least=LEAST,
         who=st.sampled_from(["hot", "hot", "hot", "owner", "stranger"]),
         market=st.sampled_from(["market", "second"]),
-        troubles=SOME,
+        data=st.data(),
         left=LEFT,
+        paid_bps=st.sampled_from([SALE_BPS, SALE_BPS, 9_000, 5_000]),
     )
     def a_liquidation_is_run(
         self,
@@ -106,25 +121,38 @@ class ExecutorMachine(RuleBasedStateMachine):
         least: int,
         who: str,
         market: str,
-        troubles: list[Trouble],
+        data: st.DataObject,
         left: int,
+        paid_bps: int,
     ) -> None:
         world = self.world
-        self._trouble(troubles)
+        involved = st.sampled_from([PARTIES[loan], market, PARTIES[sale], "cash", "gold"])
+        upset = data.draw(st.lists(involved, max_size=2, unique=True))
+        self._trouble([(each, data.draw(st.sampled_from(MOODS[each]))) for each in upset])
+        world.exchange.behave(self.moods.pop("exchange"), world.accomplice.address, paid_bps)
         world.cash.mint(world.executor, left)
         door = self._pull() if loan is None else world.loan(loan)
         done_by = world.liquidation(getattr(world, market), gas=gas, limit=SEIZED if gas else 0)
         self._run([door, done_by, self._sale(sale)], least, who)
 
-    @rule(data=st.data(), least=LEAST, who=st.sampled_from(["hot", "hot", "owner", "stranger"]), troubles=SOME)
-    def any_program_is_run(self, data: st.DataObject, least: int, who: str, troubles: list[Trouble]) -> None:
+    @rule(
+        data=st.data(),
+        least=LEAST,
+        who=st.sampled_from(["hot", "hot", "owner", "stranger"]),
+        troubles=SOME,
+        left=LEFT,
+    )
+    def any_program_is_run(
+        self, *, data: st.DataObject, least: int, who: str, troubles: list[Trouble], left: int
+    ) -> None:
         self._trouble(troubles)
-        kinds = data.draw(st.lists(st.sampled_from(list(self._menu())), min_size=1, max_size=7))
-        steps = []
-        for kind in kinds:
+        self.world.cash.mint(self.world.executor, left)
+        steps = data.draw(st.sampled_from([[], self.world.plain(), self.world.plain()]))
+        for kind in data.draw(st.lists(st.sampled_from(list(self._menu())), min_size=1, max_size=5)):
             step = replace(self._menu()[kind], amount=data.draw(AMOUNTS))
             is_door = step.kind < StepKind.LIQUIDATE_AAVE
-            steps.append(step if is_door else replace(step, gas=data.draw(STEP_GAS)))
+            step = step if is_door else replace(step, gas=data.draw(STEP_GAS))
+            steps.insert(data.draw(st.integers(0, len(steps))), step)
         self._run(steps, least, who)
 
     # what the owner does
@@ -283,7 +311,8 @@ class ExecutorMachine(RuleBasedStateMachine):
         program = Program(tuple(kept), outputs, EVER, EVER)
         self.last = calls.call(raw(world.executor), program).data
         done = world.send(self.last, sender=getattr(world, who))
-        assert not (done.ok and (who == "stranger" or self.is_paused))
+        is_refused = who == "stranger" or self.is_paused
+        assert not (done.ok and (is_refused or any(each.target == raw(world.accomplice) for each in kept)))
         self._assert_doors_are_shut()
         assert world.allowances() == []
         assert [world.held(world.cash, each) for each in (world.hot, world.stranger)] == pulled
@@ -297,7 +326,7 @@ class ExecutorMachine(RuleBasedStateMachine):
             assert token in lying or (after[place] >= before[place] and world.held(token) == 0)
         cash = str(world.cash.address)
         gained = after[str(world.owner), cash] - before[str(world.owner), cash]
-        assert gained >= before[str(world.executor), cash] + least
+        assert gained >= before[str(world.executor), cash] + least if least else gained >= 0
         assert env.get_balance(world.executor) == 0
 
     def _assert_doors_are_shut(self) -> None:

@@ -332,6 +332,8 @@ class Brute:
 
     def single(self, position: Any, whole: Opportunity, most: int, ways: Sequence[Any]) -> int:
         part = self.assess(position, whole, most) if most > 0 else None
+        if part is not None and part.repay_amount == whole.repay_amount:
+            part = None  # all of it, but without room for interest until it lands
         return -(BIG**4) if part is None else self.value(self.amounts(part), ways)
 
     def double(self, position: Any, whole: Opportunity, ways: Sequence[Any]) -> int:
@@ -340,22 +342,25 @@ class Brute:
         low, high = 0, top
         for _ in range(4):
             found = []
-            for each in {low + (high - low) * place // 16 for place in range(17)} - {0}:
+            for each in {low + (high - low) * place // 10 for place in range(11)} - {0}:
                 first = whole if each >= top else self.assess(position, whole, each)
+                if first is not None:  # with the same room for interest until it lands, whether a part or all
+                    limit = TokenAmount(first.repay_amount * whole.repay_limit // whole.repay_amount)
+                    first = replace(first, repay_limit=limit)
                 left = None if first is None else self.programs.after(position, self.snapshot, first)
                 second = None if left is None else self.assess(left, whole, None)
                 if first is None or second is None:
                     continue
                 lot = [self.value(self.amounts(first, second), ways)]
-                for part in range(1, 12):
-                    lesser = self.assess(left, whole, second.repay_amount * part // 12)
+                for part in range(1, 7):
+                    lesser = self.assess(left, whole, second.repay_amount * part // 7)
                     if lesser is not None:
                         lot.append(self.value(self.amounts(first, lesser), ways))
                 found.append((max(lot), each))
             if not found:
                 break
             highest, at = max(found)
-            worth, gap = max(worth, highest), (high - low) // 16
+            worth, gap = max(worth, highest), (high - low) // 10
             low, high = max(0, at - gap), min(top, at + gap)
         return worth
 

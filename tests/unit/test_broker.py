@@ -28,6 +28,8 @@ POLICY = TradePolicy(5_000, 50, 300, 25, 60)
 class Rate:
     """A pool that gives two for one."""
 
+    takes_exactly = False
+
     give: Address
     take: Address
     venue: str = "rate"
@@ -148,14 +150,18 @@ class Answers:
 
 
 def broker(
-    *venues: Shelf, policy: TradePolicy = POLICY, quoters: Sequence[Counter] = (), silent: bool = False
+    *venues: Shelf,
+    policy: TradePolicy = POLICY,
+    quoters: Sequence[Counter] = (),
+    silent: bool = False,
+    bases: Sequence[Address] = (BASE,),
 ) -> Broker:
     return Broker(
         executor=Machine(),
         venues=venues,
         quoters=quoters,
         lenders=[Silent()] if silent else [],
-        bases=[BASE],
+        bases=bases,
         wrapped_native=WRAPPED,
         policy=policy,
     )
@@ -216,7 +222,29 @@ async def test_who_must_be_asked_is_asked_for_the_most_that_any_candidate_would_
     assert counter.wanted == []
     await desk.trading(Answers(), head(), Stall(), [gold_candidate(80), gold_candidate(90)])
     most = max(gold_candidate(gold).assessment.opportunities[0].seized_amount for gold in (80, 90))
-    assert counter.wanted[-1] == [Want(GOLD.address, CASH.address, most)]
+    assert counter.wanted[-1][0] == Want(GOLD.address, CASH.address, most)
+    assert len(counter.wanted) == 1
+
+
+async def test_who_must_be_asked_is_asked_for_the_way_over_each_base_too() -> None:
+    counter, desk_token = Counter(), address(0xD)
+    desk = broker(Shelf(), quoters=[counter], bases=[CASH.address, desk_token])
+    await desk.trading(Answers(), head(), Stall(), [gold_candidate(90)])
+    (wanted,) = counter.wanted
+    most = wanted[0].most
+    assert set(wanted[1:]) == {
+        Want(GOLD.address, desk_token, most, is_hop=True),
+        Want(GOLD.address, WRAPPED, most, is_hop=True),
+    }  # nothing tells what gold is worth in either, so the second halves are not asked for
+
+
+async def test_what_a_share_is_turned_into_is_asked_for_in_a_second_round() -> None:
+    asset = address(0xA55E7)
+    counter = Counter(offers=(Rate(GOLD.address, asset),))
+    desk = broker(Shelf(), quoters=[counter])
+    await desk.trading(Answers(), head(), Stall(), [gold_candidate(90)])
+    first, second = counter.wanted
+    assert second[0] == Want(asset, CASH.address, TokenAmount(2 * first[0].most))
 
 
 async def test_a_token_that_only_a_quote_brings_up_has_pools_looked_for() -> None:

@@ -15,6 +15,8 @@ DEAR_GAS = 25_000
 class Product:
     """`x * y = k`, rounded as Uniswap v2 does; `bend` makes more gas the deeper it is gone into, as ticks do."""
 
+    takes_exactly = False
+
     number: int
     tokens: tuple[Address, Address]
     reserves: tuple[int, int]

@@ -36,7 +36,7 @@ def choice(funding: Funding, route: Route, *, sold: int = 1_050 * 10**18, **chan
     assert owed is not None
     assert quoted is not None
     made = Choice(OWED, (CALL,), 1_000 * 10**18, 1_001 * 10**18, HELD, funding, owed, quoted)
-    return replace(made, **changes)
+    return made._replace(**changes)
 
 
 def hop(number: int, give: Address, take: Address, fee_bps: int = 5) -> Hop:
@@ -57,7 +57,14 @@ def test_what_is_left_after_the_debt_and_the_fee_has_to_come_out_less_a_tenth():
     picked = choice(Funding(OWED, lender=LENDER), (hop(1, HELD, OWED),))
     out, fee = picked.quote.amount, -(-1_001 * 10**18 * 5 // 10_000)
     assert picked.profit == out - 1_000 * 10**18 - fee
-    assert build(picked, values(), terms()).outputs == (Output(OWED, TokenAmount(picked.profit * 9 // 10)),)
+    assert build(picked, values(), terms()).outputs[0] == Output(OWED, TokenAmount(picked.profit * 9 // 10))
+
+
+def test_every_token_that_is_touched_on_the_way_is_swept_home():
+    middle = Address(b"\x3d" * 20)
+    picked = choice(Funding(OWED, lender=LENDER), (hop(1, HELD, middle), hop(2, middle, OWED)))
+    rest = build(picked, values(), terms()).outputs[1:]
+    assert set(rest) == {Output(HELD, TokenAmount(0)), Output(middle, TokenAmount(0))}
 
 
 def test_no_less_has_to_come_out_than_the_smallest_profit_is_worth():
@@ -114,12 +121,12 @@ def test_native_currency_is_borrowed_wrapped_and_what_is_left_of_it_is_wrapped_a
     assert (unwrap.kind, unwrap.amount, unwrap.take) == (StepKind.UNWRAP_NATIVE, 1_001 * 10**18, NATIVE)
     assert (wrap.kind, wrap.amount, wrap.take) == (StepKind.WRAP_NATIVE, ALL, WRAPPED)
     assert swap.take == WRAPPED
-    exact = replace(picked, borrowed=picked.repaid)
+    exact = picked._replace(borrowed=picked.repaid)
     assert StepKind.WRAP_NATIVE not in [each.kind for each in build(exact, values(), terms()).steps]
     wrapping = Exchange([], [], WRAPPED).routes(NATIVE, WRAPPED, 10**18, values())[0]
     wrapped = quote(wrapping, 10**18)
     assert wrapped is not None
-    first = replace(picked, quote=wrapped)
+    first = picked._replace(quote=wrapped)
     assert [each.kind for each in build(first, values(), terms()).steps].count(StepKind.WRAP_NATIVE) == 1
 
 

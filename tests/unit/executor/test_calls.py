@@ -214,8 +214,8 @@ def test_every_reason_in_the_source_has_a_meaning_and_a_line_at_its_top():
 @pytest.mark.parametrize(
     ("data", "reason", "text"),
     [
-        (said("executor: least"), Reason.UNPROFITABLE, "executor: least: less came out than demanded"),
-        (said("executor: paused"), Reason.OPERATOR_PAUSED, "executor: paused: the executor is paused"),
+        (said("executor: least"), Reason.SIMULATION_REVERTED, "executor: least: less came out than demanded"),
+        (said("executor: paused"), Reason.PAUSED, "executor: paused: the executor is paused"),
         (said("executor: allowance"), Reason.TOKEN_BLOCKED, "executor: allowance: an allowance cannot be taken back"),
         (selector("ReturnCode(uint256)") + number_word(3), Reason.REVERTED, "return code 3"),
     ],
