@@ -25,6 +25,8 @@ class ExitCode(IntEnum):
     UNSAFE = 4
     ALREADY_RUNNING = 5
     STORAGE = 6
+    UNSENT = 7
+    """Transactions were printed, for somebody else to sign and send."""
 
 
 class KeeperError(Exception):

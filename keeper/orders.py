@@ -35,8 +35,6 @@ from keeper.store.instance import InstanceLock
 from keeper.store.lease import Lease
 from keeper.text import address_text
 
-UNSENT: Final = 7
-"""The exit code where transactions were printed, for the owner to sign elsewhere."""
 _BLOCKS: Final = 30
 _LEAST_S: Final = 120
 
@@ -245,4 +243,4 @@ def printed(desk: Desk, sender: Address, wanted: Sequence[Order]) -> Told:
             f"to    {each['to'] or '(nobody: it creates a contract)'}",
             f"data  {each['data']}",
         ]
-    return Told(UNSENT, {"transactions": transactions}, tuple(lines))
+    return Told(ExitCode.UNSENT, {"transactions": transactions}, tuple(lines))

@@ -1,6 +1,5 @@
 """What somebody who knows the executor well would try: through the wrong door, too early, too late, and for nothing."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -47,12 +46,6 @@ class Action:
     data: bytes
     must: bool = True
     amount: int = 0
-
-
-@pytest.fixture
-def scene(stage: Stage) -> Iterator[Stage]:
-    with env.anchor():
-        yield stage
 
 
 def hexed(address: bytes) -> str:
@@ -173,72 +166,72 @@ def honest(stage: Stage, morpho: Any, *before: Action) -> None:
 # Doors
 
 
-def test_one_contract_may_be_lender_and_market_and_is_not_mistaken_for_itself(scene: Stage):
+def test_one_contract_may_be_lender_and_market_and_is_not_mistaken_for_itself(stage: Stage):
     """The market calls back through every entry but its own, for either door, before it does what it should."""
-    morpho, steps = nested_at_one(scene)
-    tries = attempts(scene, 0, 1, but=("liquidation", 1))
-    honest(scene, morpho, *tries)
-    scene.fund(scene.other, LENT)  # what the liquidation takes and the loan has to have back
-    done = scene.run(steps, [output(scene.first, LENT + 7)])
+    morpho, steps = nested_at_one(stage)
+    tries = attempts(stage, 0, 1, but=("liquidation", 1))
+    honest(stage, morpho, *tries)
+    stage.fund(stage.other, LENT)  # what the liquidation takes and the loan has to have back
+    done = stage.run(steps, [output(stage.first, LENT + 7)])
     assert done.ok
     assert (morpho.refused(), len(tries)) == (19, 19)
-    assert scene.held(scene.first, scene.owner) == LENT + 7
+    assert stage.held(stage.first, stage.owner) == LENT + 7
 
 
 @pytest.mark.parametrize("when", ["behind", "after"])
-def test_a_lender_that_was_heard_is_not_heard_again_by_any_entry(scene: Stage, when: str):
+def test_a_lender_that_was_heard_is_not_heard_again_by_any_entry(stage: Stage, when: str):
     """In a step behind its door, where no door is open; and when the program is through, in the same transaction."""
-    morpho, steps = nested_at_one(scene)
-    honest(scene, morpho)
-    scene.fund(scene.other, LENT)
-    script(morpho, 2, *attempts(scene, 0, 1, 2))
-    behind = payment(morpho, scene.first, scene.other)
-    assert scene.run([*steps, behind] if when == "behind" else steps).ok
+    morpho, steps = nested_at_one(stage)
+    honest(stage, morpho)
+    stage.fund(stage.other, LENT)
+    script(morpho, 2, *attempts(stage, 0, 1, 2))
+    behind = payment(morpho, stage.first, stage.other)
+    assert stage.run([*steps, behind] if when == "behind" else steps).ok
     if when == "after":
-        assert send(raw(morpho), b"", sender=scene.stranger, is_new=False).ok
+        assert send(raw(morpho), b"", sender=stage.stranger, is_new=False).ok
     assert morpho.refused() == 30
 
 
-def test_an_outer_lender_cannot_come_through_an_inner_ones_door(scene: Stage):
-    outer, inner = (host(scene, StepKind.FLASH_MORPHO) for _ in range(2))
+def test_an_outer_lender_cannot_come_through_an_inner_ones_door(stage: Stage):
+    outer, inner = (host(stage, StepKind.FLASH_MORPHO) for _ in range(2))
     for number, lender in enumerate((outer, inner)):
-        scene.fund(scene.other, LENT, lender.address)
+        stage.fund(stage.other, LENT, lender.address)
         early = [Action(outer, encoded("act(uint256)", 9))] if number else []
         script(
             lender,
             0,
-            transfer(scene.other, scene.executor, LENT),
+            transfer(stage.other, stage.executor, LENT),
             *early,
-            Action(scene.executor, callbacks(scene, number)["morpho"]),
-            collect(scene, scene.other, lender, LENT),
+            Action(stage.executor, callbacks(stage, number)["morpho"]),
+            collect(stage, stage.other, lender, LENT),
         )
-    script(outer, 9, *attempts(scene, 0, 1))
-    assert scene.run([loan(outer, scene.other), loan(inner, scene.other)]).ok
+    script(outer, 9, *attempts(stage, 0, 1))
+    assert stage.run([loan(outer, stage.other), loan(inner, stage.other)]).ok
     assert outer.refused() == 20
 
 
-def test_an_optional_swap_that_fails_at_its_open_door_leaves_the_door_shut(scene: Stage):
-    pool, factory = host_pool(scene)
-    scene.fund(scene.first, LENT)
-    script(pool, 0, Action(scene.executor, callbacks(scene, 0)["morpho"]))  # refused, and so the pool reverts
-    script(pool, 9, *attempts(scene, 0, 1))
-    market = host(scene, StepKind.LIQUIDATE_AAVE)
+def test_an_optional_swap_that_fails_at_its_open_door_leaves_the_door_shut(stage: Stage):
+    pool, factory = host_pool(stage)
+    stage.fund(stage.first, LENT)
+    script(pool, 0, Action(stage.executor, callbacks(stage, 0)["morpho"]))  # refused, and so the pool reverts
+    script(pool, 9, *attempts(stage, 0, 1))
+    market = host(stage, StepKind.LIQUIDATE_AAVE)
     script(market, 0, Action(pool, encoded("act(uint256)", 9)))
     step = Step(
         StepKind.SWAP_UNISWAP_V3,
         raw(factory),
-        raw(scene.first),
-        raw(scene.other),
+        raw(stage.first),
+        raw(stage.other),
         LENT,
         0,
         words(V3_FEE),
         gas=1_000_000,
     )
-    done = scene.run([step, payment(market, scene.first, scene.other)], [output(scene.first, 0)])
+    done = stage.run([step, payment(market, stage.first, stage.other)], [output(stage.first, 0)])
     assert done.ok
-    assert [each.index for each in calls.events(scene.executor, done.logs) if isinstance(each, calls.StepFailed)] == [0]
+    assert [each.index for each in calls.events(stage.executor, done.logs) if isinstance(each, calls.StepFailed)] == [0]
     assert pool.refused() == 20
-    assert scene.held(scene.first, scene.owner) == LENT
+    assert stage.held(stage.first, stage.owner) == LENT
 
 
 def entries(stage: Stage) -> list[bytes]:
@@ -257,108 +250,108 @@ def entries(stage: Stage) -> list[bytes]:
     return [*(each.data for each in orders), encoded("perform(uint256)", 0)]
 
 
-def test_an_authorised_router_may_take_what_it_is_given_and_nothing_else(scene: Stage):
+def test_an_authorised_router_may_take_what_it_is_given_and_nothing_else(stage: Stage):
     """A malicious router: it tries every order, every callback, and a token more than its allowance."""
-    router = host(scene, StepKind.SWAP_ROUTER)
+    router = host(stage, StepKind.SWAP_ROUTER)
     tries = [
-        *(Action(scene.executor, each, must=False) for each in entries(scene)),
-        *attempts(scene, 0),
-        replace(collect(scene, scene.first, router, LENT + 1), must=False),
-        replace(collect(scene, scene.other, router, 1), must=False),
+        *(Action(stage.executor, each, must=False) for each in entries(stage)),
+        *attempts(stage, 0),
+        replace(collect(stage, stage.first, router, LENT + 1), must=False),
+        replace(collect(stage, stage.other, router, 1), must=False),
     ]
-    script(router, 0, *tries, collect(scene, scene.first, router, LENT))
-    scene.fund(scene.first, 3 * LENT)
-    scene.fund(scene.other, LENT)
-    swap = Step(StepKind.SWAP_ROUTER, raw(router), raw(scene.first), raw(scene.other), LENT, 0, ROUTE)
-    assert scene.run([swap]).ok
+    script(router, 0, *tries, collect(stage, stage.first, router, LENT))
+    stage.fund(stage.first, 3 * LENT)
+    stage.fund(stage.other, LENT)
+    swap = Step(StepKind.SWAP_ROUTER, raw(router), raw(stage.first), raw(stage.other), LENT, 0, ROUTE)
+    assert stage.run([swap]).ok
     assert router.refused() == len(tries) == 22
-    assert (scene.held(scene.first), scene.held(scene.other)) == (2 * LENT, LENT)
-    assert scene.first.allowance(hexed(scene.executor), router.address) == 0
-    assert scene.run([replace(swap, limit=1)]).said == "least"
+    assert (stage.held(stage.first), stage.held(stage.other)) == (2 * LENT, LENT)
+    assert stage.first.allowance(hexed(stage.executor), router.address) == 0
+    assert stage.run([replace(swap, limit=1)]).said == "least"
 
 
 @pytest.mark.parametrize("size", range(4))
-def test_a_payload_that_names_no_function_is_refused(scene: Stage, size: int):
-    router = host(scene, StepKind.SWAP_ROUTER)
-    swap = Step(StepKind.SWAP_ROUTER, raw(router), raw(scene.first), raw(scene.other), 0, 0, ROUTE[:size])
-    assert not scene.run([swap]).ok
-    assert scene.run([replace(swap, data=ROUTE)]).ok
+def test_a_payload_that_names_no_function_is_refused(stage: Stage, size: int):
+    router = host(stage, StepKind.SWAP_ROUTER)
+    swap = Step(StepKind.SWAP_ROUTER, raw(router), raw(stage.first), raw(stage.other), 0, 0, ROUTE[:size])
+    assert not stage.run([swap]).ok
+    assert stage.run([replace(swap, data=ROUTE)]).ok
 
 
-def test_an_owner_that_is_a_contract_cannot_enter_while_it_is_paid(scene: Stage):
+def test_an_owner_that_is_a_contract_cannot_enter_while_it_is_paid(stage: Stage):
     """Not even the owner runs or sweeps anything between two of its outputs; what it is owed comes all the same."""
-    owner = host(scene)
-    assert scene.do(calls.transfer_ownership(scene.executor, raw(owner))).ok
-    script(owner, 9, Action(scene.executor, calls.accept_ownership(scene.executor).data))
+    owner = host(stage)
+    assert stage.do(calls.transfer_ownership(stage.executor, raw(owner))).ok
+    script(owner, 9, Action(stage.executor, calls.accept_ownership(stage.executor).data))
     owner.act(9)
     locked = [
-        calls.call(scene.executor, Program((), (), MAX_UINT256, MAX_UINT256)),
-        calls.sweep(scene.executor, [raw(scene.first)]),
+        calls.call(stage.executor, Program((), (), MAX_UINT256, MAX_UINT256)),
+        calls.sweep(stage.executor, [raw(stage.first)]),
     ]
-    script(owner, 0, *(Action(scene.executor, each.data, must=False) for each in locked), *attempts(scene, 0))
-    env.set_balance(hexed(scene.executor), 3)
-    scene.fund(scene.first, 7)
-    assert scene.run([], [output(NATIVE, 0), output(scene.first, 0)]).ok
+    script(owner, 0, *(Action(stage.executor, each.data, must=False) for each in locked), *attempts(stage, 0))
+    env.set_balance(hexed(stage.executor), 3)
+    stage.fund(stage.first, 7)
+    assert stage.run([], [output(NATIVE, 0), output(stage.first, 0)]).ok
     assert owner.refused() == 12
-    assert (env.get_balance(owner.address), scene.held(scene.first, raw(owner))) == (3, 7)
+    assert (env.get_balance(owner.address), stage.held(stage.first, raw(owner))) == (3, 7)
 
 
 # What comes out
 
 
-def test_an_output_named_twice_is_not_counted_twice(scene: Stage):
-    scene.permit(scene.party, StepKind.LIQUIDATE_AAVE)
-    arrange(scene.party, take=scene.other, sent=10)
-    step = payment(scene.party, scene.first, scene.other)
-    assert scene.run([step], [output(scene.other, 10), output(scene.other, 1)]).said == "least"
-    assert scene.run([step], [output(scene.other, 5), output(scene.other, 5)]).said == "least"
+def test_an_output_named_twice_is_not_counted_twice(stage: Stage):
+    stage.permit(stage.party, StepKind.LIQUIDATE_AAVE)
+    arrange(stage.party, take=stage.other, sent=10)
+    step = payment(stage.party, stage.first, stage.other)
+    assert stage.run([step], [output(stage.other, 10), output(stage.other, 1)]).said == "least"
+    assert stage.run([step], [output(stage.other, 5), output(stage.other, 5)]).said == "least"
 
 
-def test_a_loan_is_no_profit_in_the_token_that_is_lent(scene: Stage):
-    scene.permit(scene.party, StepKind.FLASH_MORPHO)
-    lent = callbacks(scene, 0)["morpho"]
-    arrange(scene.party, take=scene.other, sent=LENT, give=scene.other, due=LENT, callback=lent)
-    assert scene.run([loan(scene.party, scene.other)], [output(scene.other, 0)]).ok
-    arrange(scene.party, take=scene.other, sent=LENT, give=scene.other, due=LENT, callback=lent)
-    assert scene.run([loan(scene.party, scene.other)], [output(scene.other, 1)]).said == "least"
+def test_a_loan_is_no_profit_in_the_token_that_is_lent(stage: Stage):
+    stage.permit(stage.party, StepKind.FLASH_MORPHO)
+    lent = callbacks(stage, 0)["morpho"]
+    arrange(stage.party, take=stage.other, sent=LENT, give=stage.other, due=LENT, callback=lent)
+    assert stage.run([loan(stage.party, stage.other)], [output(stage.other, 0)]).ok
+    arrange(stage.party, take=stage.other, sent=LENT, give=stage.other, due=LENT, callback=lent)
+    assert stage.run([loan(stage.party, stage.other)], [output(stage.other, 1)]).said == "least"
 
 
 # Where nothing is demanded of an output, what was there before does not count: it could be anybody's.
-def test_one_unit_from_a_stranger_stops_no_program_that_gives_all_of_an_output(scene: Stage):
-    scene.permit(scene.party, StepKind.LIQUIDATE_AAVE)
-    scene.fund(scene.first, 1)  # the stranger's
-    arrange(scene.party, take=scene.other, sent=10, give=scene.first, due=1)
-    sale = payment(scene.party, scene.first, scene.other, ALL)
-    done = scene.run([sale], [output(scene.other, 10), output(scene.first, 0)])
+def test_one_unit_from_a_stranger_stops_no_program_that_gives_all_of_an_output(stage: Stage):
+    stage.permit(stage.party, StepKind.LIQUIDATE_AAVE)
+    stage.fund(stage.first, 1)  # the stranger's
+    arrange(stage.party, take=stage.other, sent=10, give=stage.first, due=1)
+    sale = payment(stage.party, stage.first, stage.other, ALL)
+    done = stage.run([sale], [output(stage.other, 10), output(stage.first, 0)])
     assert done.ok, done.said
 
 
 # A contract that destroys itself can force native currency on anybody.
-def test_one_wei_that_is_forced_on_the_executor_stops_no_program_that_wraps_all(scene: Stage):
-    scene.permit(scene.wrapped, StepKind.WRAP_NATIVE)
-    env.set_balance(hexed(scene.executor), 1)
-    wrap = Step(StepKind.WRAP_NATIVE, raw(scene.wrapped), NATIVE, raw(scene.wrapped))
-    done = scene.run([wrap], [output(scene.wrapped, 1), output(NATIVE, 0)])
+def test_one_wei_that_is_forced_on_the_executor_stops_no_program_that_wraps_all(stage: Stage):
+    stage.permit(stage.wrapped, StepKind.WRAP_NATIVE)
+    env.set_balance(hexed(stage.executor), 1)
+    wrap = Step(StepKind.WRAP_NATIVE, raw(stage.wrapped), NATIVE, raw(stage.wrapped))
+    done = stage.run([wrap], [output(stage.wrapped, 1), output(NATIVE, 0)])
     assert done.ok, done.said
 
 
-def test_what_a_stranger_gives_goes_to_the_owner_with_the_profit(scene: Stage):
-    scene.permit(scene.party, StepKind.LIQUIDATE_AAVE)
-    scene.fund(scene.other, 1)
-    arrange(scene.party, take=scene.other, sent=10)
-    assert scene.run([payment(scene.party, scene.first, scene.other)], [output(scene.other, 10)]).ok
-    assert (scene.held(scene.other, scene.owner), scene.held(scene.other)) == (11, 0)
+def test_what_a_stranger_gives_goes_to_the_owner_with_the_profit(stage: Stage):
+    stage.permit(stage.party, StepKind.LIQUIDATE_AAVE)
+    stage.fund(stage.other, 1)
+    arrange(stage.party, take=stage.other, sent=10)
+    assert stage.run([payment(stage.party, stage.first, stage.other)], [output(stage.other, 10)]).ok
+    assert (stage.held(stage.other, stage.owner), stage.held(stage.other)) == (11, 0)
 
 
-def test_the_executor_taken_for_a_token_is_none(scene: Stage):
+def test_the_executor_taken_for_a_token_is_none(stage: Stage):
     """It answers anything while it runs: that is no balance, and what it is asked to move does not move."""
-    own = scene.executor
+    own = stage.executor
     pull = Step(StepKind.PULL, ZERO_ADDRESS, take=own, amount=5)
-    assert scene.run([pull]).ok
-    assert scene.run([], [output(own, 0)]).said == "unreadable"
-    scene.permit(scene.party, StepKind.LIQUIDATE_AAVE)
-    step = Step(StepKind.LIQUIDATE_AAVE, raw(scene.party), own, raw(scene.other), 5, 0, words(BORROWER))
-    assert scene.run([step]).said == "unreadable"
+    assert stage.run([pull]).ok
+    assert stage.run([], [output(own, 0)]).said == "unreadable"
+    stage.permit(stage.party, StepKind.LIQUIDATE_AAVE)
+    step = Step(StepKind.LIQUIDATE_AAVE, raw(stage.party), own, raw(stage.other), 5, 0, words(BORROWER))
+    assert stage.run([step]).said == "unreadable"
 
 
 # A stolen hot key
@@ -376,42 +369,42 @@ def take_all(stage: Stage, pool: Any, amount: int, *, number: int = 0) -> None:
     script(pool, 0, Action(stage.executor, data))
 
 
-def test_a_thief_of_the_hot_key_takes_all_that_rests_and_so_nothing_may(scene: Stage):
+def test_a_thief_of_the_hot_key_takes_all_that_rests_and_so_nothing_may(stage: Stage):
     """No rule of the contract keeps what rests from a pool of the thief's; the rule is that nothing rests."""
-    pool, swap = stolen(scene)
-    scene.fund(scene.first, UNIT)
-    take_all(scene, pool, UNIT)
-    assert scene.run([swap]).ok
-    assert scene.held(scene.first, raw(pool)) == UNIT
+    pool, swap = stolen(stage)
+    stage.fund(stage.first, UNIT)
+    take_all(stage, pool, UNIT)
+    assert stage.run([swap]).ok
+    assert stage.held(stage.first, raw(pool)) == UNIT
 
 
 @pytest.mark.parametrize("kind", [StepKind.FLASH_MORPHO, StepKind.FLASH_AAVE])
-def test_a_thief_of_the_hot_key_takes_nothing_of_a_loan(scene: Stage, kind: StepKind):
-    pool, swap = stolen(scene)
-    scene.permit(scene.party, kind)
+def test_a_thief_of_the_hot_key_takes_nothing_of_a_loan(stage: Stage, kind: StepKind):
+    pool, swap = stolen(stage)
+    stage.permit(stage.party, kind)
     said = encoded("onMorphoFlashLoan(uint256,bytes)", LENT, number_word(0))
     if kind is StepKind.FLASH_AAVE:
-        mine = hexed(scene.executor)
+        mine = hexed(stage.executor)
         signature = "executeOperation(address,uint256,uint256,address,bytes)"
-        said = encoded(signature, scene.first.address, LENT, 0, mine, number_word(0))
-    arrange(scene.party, take=scene.first, sent=LENT, give=scene.first, due=LENT, callback=said)
-    take_all(scene, pool, LENT, number=1)
-    assert not scene.run([loan(scene.party, scene.first, kind=kind), swap]).ok
-    assert scene.held(scene.first, raw(pool)) == 0
-    assert scene.held(scene.first, raw(scene.party)) == LENT
+        said = encoded(signature, stage.first.address, LENT, 0, mine, number_word(0))
+    arrange(stage.party, take=stage.first, sent=LENT, give=stage.first, due=LENT, callback=said)
+    take_all(stage, pool, LENT, number=1)
+    assert not stage.run([loan(stage.party, stage.first, kind=kind), swap]).ok
+    assert stage.held(stage.first, raw(pool)) == 0
+    assert stage.held(stage.first, raw(stage.party)) == LENT
 
 
-def test_a_thief_of_one_hot_key_takes_nothing_that_another_caller_allowed(scene: Stage):
+def test_a_thief_of_one_hot_key_takes_nothing_that_another_caller_allowed(stage: Stage):
     other = account("another caller")
-    assert scene.do(calls.set_caller(scene.executor, other, allowed=True)).ok
-    scene.fund(scene.first, LENT, hexed(other))
-    assert send(raw(scene.first), encoded("approve(address,uint256)", hexed(scene.executor), LENT), sender=other).ok
-    pool, swap = stolen(scene)
-    take_all(scene, pool, LENT, number=1)
-    for give in (ZERO_ADDRESS, other, scene.executor):
-        pull = Step(StepKind.PULL, other, give=give, take=raw(scene.first), amount=LENT)
-        assert not scene.run([pull, swap]).ok
-    assert scene.held(scene.first, other) == LENT
+    assert stage.do(calls.set_caller(stage.executor, other, allowed=True)).ok
+    stage.fund(stage.first, LENT, hexed(other))
+    assert send(raw(stage.first), encoded("approve(address,uint256)", hexed(stage.executor), LENT), sender=other).ok
+    pool, swap = stolen(stage)
+    take_all(stage, pool, LENT, number=1)
+    for give in (ZERO_ADDRESS, other, stage.executor):
+        pull = Step(StepKind.PULL, other, give=give, take=raw(stage.first), amount=LENT)
+        assert not stage.run([pull, swap]).ok
+    assert stage.held(stage.first, other) == LENT
 
 
 # Each of these moves, burns or lends what a caller has allowed the executor, were a token authorised as a router.
@@ -431,52 +424,52 @@ def test_a_thief_of_one_hot_key_takes_nothing_that_another_caller_allowed(scene:
         "transferAndCall(address,uint256,bytes)",
     ],
 )
-def test_no_function_by_which_a_token_moves_anothers_is_a_routers(scene: Stage, signature: str):
-    order = calls.authorize_selectors(scene.executor, raw(scene.party), [selector(signature)], allowed=True)
-    assert scene.do(order).said == "forbidden"
+def test_no_function_by_which_a_token_moves_anothers_is_a_routers(stage: Stage, signature: str):
+    order = calls.authorize_selectors(stage.executor, raw(stage.party), [selector(signature)], allowed=True)
+    assert stage.do(order).said == "forbidden"
 
 
 # Tokens
 
 
-def test_a_tokens_short_error_is_passed_on(scene: Stage):
+def test_a_tokens_short_error_is_passed_on(stage: Stage):
     token = compiled("AuditToken").deploy()
     pull = Step(StepKind.PULL, ZERO_ADDRESS, take=raw(token), amount=5)
-    allowed = encoded("approve(address,uint256)", hexed(scene.executor), 5)
-    assert send(raw(token), allowed, sender=scene.caller).ok
-    assert scene.run([pull]).output == selector("InsufficientBalance()")
+    allowed = encoded("approve(address,uint256)", hexed(stage.executor), 5)
+    assert send(raw(token), allowed, sender=stage.caller).ok
+    assert stage.run([pull]).output == selector("InsufficientBalance()")
 
 
-def test_an_allowance_that_no_approval_gave_and_none_can_end_is_refused(scene: Stage):
+def test_an_allowance_that_no_approval_gave_and_none_can_end_is_refused(stage: Stage):
     """Balancer's own pool tokens cannot be sold to the vault: it may take them without limit, for ever."""
     token = compiled("AuditToken").deploy()
-    token.trust(scene.party.address)
-    scene.permit(scene.party, StepKind.SWAP_BALANCER)
-    scene.fund(token, LENT)
-    step = Step(StepKind.SWAP_BALANCER, raw(scene.party), raw(token), raw(scene.other), LENT, 0, words(1))
-    arrange(scene.party, give=token, due=LENT)
-    assert scene.run([step]).said == "allowance"
-    assert scene.held(token) == LENT
+    token.trust(stage.party.address)
+    stage.permit(stage.party, StepKind.SWAP_BALANCER)
+    stage.fund(token, LENT)
+    step = Step(StepKind.SWAP_BALANCER, raw(stage.party), raw(token), raw(stage.other), LENT, 0, words(1))
+    arrange(stage.party, give=token, due=LENT)
+    assert stage.run([step]).said == "allowance"
+    assert stage.held(token) == LENT
 
 
 # Gas
 
 
-def test_no_gas_limit_starves_an_optional_step_and_lets_the_rest_go_through(scene: Stage):
+def test_no_gas_limit_starves_an_optional_step_and_lets_the_rest_go_through(stage: Stage):
     """A call gets 63 of 64 parts: what is then left is too little for an output, and the whole fails.
 
     True of steps that need less than 64 times what comes after them.
     """
-    scene.permit(scene.party, StepKind.LIQUIDATE_AAVE)
+    stage.permit(stage.party, StepKind.LIQUIDATE_AAVE)
     # GAS > 800,000 or INVALID: PUSH3, GAS, GT, PUSH1, JUMPI, INVALID, JUMPDEST, STOP
-    env.set_code(scene.party.address, bytes.fromhex(f"62{800_000:06x}5a11600a57fe5b00"))
-    step = payment(scene.party, scene.first, scene.other, gas=900_000)
-    scene.fund(scene.other, 10)
+    env.set_code(stage.party.address, bytes.fromhex(f"62{800_000:06x}5a11600a57fe5b00"))
+    step = payment(stage.party, stage.first, stage.other, gas=900_000)
+    stage.fund(stage.other, 10)
     ends = set()
     for gas in range(100_000, 1_100_000, 20_000):
         with env.anchor():
-            done = scene.run([step], [output(scene.other, 0)], gas=gas)
-            said = calls.events(scene.executor, done.logs)
+            done = stage.run([step], [output(stage.other, 0)], gas=gas)
+            said = calls.events(stage.executor, done.logs)
             ends.add((done.ok, any(isinstance(each, calls.StepFailed) for each in said)))
     assert ends == {(False, False), (True, False)}
 
@@ -484,17 +477,17 @@ def test_no_gas_limit_starves_an_optional_step_and_lets_the_rest_go_through(scen
 @pytest.mark.parametrize(
     "code", ["60015f52620f42405ff3", "60015f52620f42405ffd", "fe"], ids=["return", "revert", "burn"]
 )
-def test_a_bomb_in_an_optional_step_costs_its_gas_and_no_more(scene: Stage, code: str):
+def test_a_bomb_in_an_optional_step_costs_its_gas_and_no_more(stage: Stage, code: str):
     """A megabyte returned, a megabyte reverted with, and all the gas burnt: the next step runs as it would have."""
-    bomb = host(scene, StepKind.LIQUIDATE_AAVE)
-    scene.permit(scene.party, StepKind.LIQUIDATE_AAVE)
-    arrange(scene.party, take=scene.other, sent=10)
-    rest = payment(scene.party, scene.first, scene.other)
+    bomb = host(stage, StepKind.LIQUIDATE_AAVE)
+    stage.permit(stage.party, StepKind.LIQUIDATE_AAVE)
+    arrange(stage.party, take=stage.other, sent=10)
+    rest = payment(stage.party, stage.first, stage.other)
     with env.anchor():
-        alone = scene.run([rest], [output(scene.other, 10)])
+        alone = stage.run([rest], [output(stage.other, 10)])
     env.set_code(bomb.address, bytes.fromhex(code))
     limit = 3_000_000
-    done = scene.run([payment(bomb, scene.first, scene.other, gas=limit), rest], [output(scene.other, 10)])
+    done = stage.run([payment(bomb, stage.first, stage.other, gas=limit), rest], [output(stage.other, 10)])
     assert done.ok
     assert done.gas_used - alone.gas_used < limit + 30_000
 
@@ -549,28 +542,28 @@ def test_the_largest_programs_are_encoded_as_another_encoder_does(program: Progr
     assert calls.call(Address(b"\xec" * 20), program).data == calls.EXECUTE + expected
 
 
-def test_the_largest_program_runs_and_its_payloads_arrive_whole(scene: Stage):
-    router = host(scene, StepKind.SWAP_ROUTER)
-    first, other = raw(scene.first), raw(scene.other)
+def test_the_largest_program_runs_and_its_payloads_arrive_whole(stage: Stage):
+    router = host(stage, StepKind.SWAP_ROUTER)
+    first, other = raw(stage.first), raw(stage.other)
     long = [ROUTE + bytes([fill]) * (calls.MAX_PAYLOAD - 4) for fill in (0xAA, 0xBB)]
     pulls = [
         Step(StepKind.PULL, raw(router), take=first, amount=0, data=b"\xff" * calls.MAX_DATA)
         for _ in range(calls.MAX_STEPS - 2)
     ]
     routes = [Step(StepKind.SWAP_ROUTER, raw(router), first, other, 0, 0, each) for each in long]
-    outputs = [output(token, 0) for token in (scene.first, scene.other) * 4]
+    outputs = [output(token, 0) for token in (stage.first, stage.other) * 4]
     for last in (long, long[::-1]):
         ordered = sorted(routes, key=lambda step, last=last: last.index(step.data))  # type: ignore[misc]
-        done = scene.run([*pulls, *ordered], outputs)
+        done = stage.run([*pulls, *ordered], outputs)
         assert done.ok
         assert done.gas_used < 2_500_000
         assert router.digest() == keccak(last[1])
 
 
 @pytest.mark.parametrize("size", [calls.MAX_PAYLOAD + 1, calls.MAX_PAYLOAD + 32])
-def test_a_payload_beyond_the_bound_is_refused_by_the_contract_too(scene: Stage, size: int):
-    assert not send(scene.executor, raw_program([], [bytes(size)]), sender=scene.caller).ok
-    assert send(scene.executor, raw_program([], [bytes(calls.MAX_PAYLOAD)] * 2), sender=scene.caller).ok
+def test_a_payload_beyond_the_bound_is_refused_by_the_contract_too(stage: Stage, size: int):
+    assert not send(stage.executor, raw_program([], [bytes(size)]), sender=stage.caller).ok
+    assert send(stage.executor, raw_program([], [bytes(calls.MAX_PAYLOAD)] * 2), sender=stage.caller).ok
 
 
 @pytest.mark.parametrize("least", [-1, MAX_UINT256 + 1])
@@ -592,10 +585,10 @@ def test_nothing_that_a_contract_reverts_with_breaks_the_decoder(data: bytes, is
 
 # Any token or market can say the executor's words: none of them may spare a poison position its cool-down (ECO-01).
 @pytest.mark.parametrize("word", ["least", "paused", "permit", "selector", "short", "dear"])
-def test_a_position_whose_token_speaks_in_the_executors_name_is_held_back_all_the_same(scene: Stage, word: str):
-    scene.permit(scene.party, StepKind.LIQUIDATE_AAVE)
-    arrange(scene.party, reason=selector("Error(string)") + encode(["string"], [f"executor: {word}"]))
-    done = scene.run([payment(scene.party, scene.first, scene.other)])
+def test_a_position_whose_token_speaks_in_the_executors_name_is_held_back_all_the_same(stage: Stage, word: str):
+    stage.permit(stage.party, StepKind.LIQUIDATE_AAVE)
+    arrange(stage.party, reason=selector("Error(string)") + encode(["string"], [f"executor: {word}"]))
+    done = stage.run([payment(stage.party, stage.first, stage.other)])
     named = calls.decode_revert(done.output)
     assert named is not None
     assert named[0] in COOL_DOWN_BLOCKS
