@@ -98,8 +98,9 @@ class Broker:
         self._policy = policy
         self._scales = scales or Scales()
         self._tokens: frozenset[Address] = frozenset()
-        self._searched: dict[str, frozenset[Address]] = {}
-        """Among which tokens each venue has looked for pools."""
+        self._pairs: frozenset[tuple[Address, Address]] = frozenset()
+        self._searched: dict[str, frozenset[tuple[Address, Address]]] = {}
+        """For which pairs each venue has looked for pools."""
 
     @property
     def filters(self) -> list[LogFilter]:
@@ -118,7 +119,9 @@ class Broker:
 
         Raises: Stale.
         """
-        self._tokens |= self._bases.union(tokens)
+        fresh = self._bases.union(tokens) - self._tokens
+        self._tokens |= fresh
+        self._pairs |= {_sorted(each, base) for each in fresh for base in self._bases if each != base}
         silent: dict[str, str] = {}
         pools, loans, fee = await all_of(
             all_of(*(self._pools(each, reads, silent) for each in self._venues)),
@@ -137,11 +140,14 @@ class Broker:
             return self._trading(head, stall.pools, stall)
         self._scales.take(candidates)
         quoted = await self._quotes(reads, [*wanted, *self._hops(wanted)], stall)
-        if beyond := _beyond(quoted, wanted):
+        beyond = _beyond(quoted, wanted)
+        if beyond:
             quoted += await self._quotes(reads, [*beyond, *self._hops(beyond)], stall)
-        tokens = {token for want in wanted for token in (want.give, want.take)}
+        direct = {_sorted(want.give, want.take) for want in [*wanted, *beyond]}
+        tokens = {token for pair in direct for token in pair}
         tokens |= {token for pool in quoted for pair in pool.pairs for token in pair}
-        if not tokens <= self._tokens:  # a token that no market prices: only a candidate brings it up
+        if not (tokens <= self._tokens and direct <= self._pairs):  # what only a candidate brings up
+            self._pairs |= direct
             stall = replace(await self.read(reads, tokens), silent=stall.silent)
         return self._trading(head, [*stall.pools, *quoted], stall)
 
@@ -180,11 +186,11 @@ class Broker:
             await quoter.close()
 
     async def _pools(self, venue: Venue, reads: Reads, silent: dict[str, str]) -> Sequence[Pool]:
-        tokens = self._tokens
+        pairs = self._pairs
         try:
-            if self._searched.get(venue.name) != tokens:
-                await venue.discover(reads, tokens)
-                self._searched[venue.name] = tokens
+            if self._searched.get(venue.name) != pairs:
+                await venue.discover(reads, pairs)
+                self._searched[venue.name] = pairs
             return await venue.pools(reads)
         except (Invalid, Transient) as error:
             silent[venue.name] = str(error)
@@ -248,6 +254,10 @@ def _beyond(quoted: Sequence[Pool], wanted: Sequence[Want]) -> list[Want]:
                 if swapped is not None and asset != want.take and asset not in asked:
                     _widen(most, (asset, want.take), swapped.amount)
     return [Want(*pair, TokenAmount(amount)) for pair, amount in most.items() if amount]
+
+
+def _sorted(one: Address, other: Address) -> tuple[Address, Address]:
+    return min(one, other), max(one, other)
 
 
 def _widen(most: dict[tuple[Address, Address], int], pair: tuple[Address, Address], amount: int) -> None:

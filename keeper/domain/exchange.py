@@ -99,8 +99,8 @@ class Venue(Protocol):
         """Return the logs that change its known pools."""
         ...
 
-    async def discover(self, reads: Reads, tokens: Collection[Address]) -> None:
-        """Find the pools between any two of some tokens; call again when there are more tokens.
+    async def discover(self, reads: Reads, pairs: Collection[tuple[Address, Address]]) -> None:
+        """Find the pools of some pairs of tokens, each pair sorted; those that it knows are not looked for again.
 
         Raises: Transient, Stale; Unsafe when the root is not what the chain file says it is.
         """

@@ -1,18 +1,17 @@
 """What factories of pools share: the pairs to ask them for, and where CREATE2 puts a pool."""
 
-from collections.abc import Collection, Iterator
-from itertools import combinations
+from collections.abc import Iterable
 
 from eth_utils.crypto import keccak
 
-from keeper.domain.units import Address
+from keeper.domain.units import NATIVE, ZERO_ADDRESS, Address
 
 _MARK = b"\xff"
 
 
-def pairs(tokens: Collection[Address]) -> Iterator[tuple[Address, Address]]:
-    """Return every two of some tokens, in the order in which contracts sort them."""
-    return combinations(sorted(set(tokens)), 2)
+def swappable(pairs: Iterable[tuple[Address, Address]]) -> frozenset[tuple[Address, Address]]:
+    """Return the pairs that a pool can be of: contracts know no native currency."""
+    return frozenset(pair for pair in pairs if not {ZERO_ADDRESS, NATIVE} & set(pair))
 
 
 def created(factory: Address, salt: bytes, init_code_hash: bytes) -> Address:

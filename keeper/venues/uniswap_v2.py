@@ -25,9 +25,9 @@ from keeper.domain.chain import Log, LogFilter, ViewResult
 from keeper.domain.exchange import Swapped
 from keeper.domain.ports import Reads
 from keeper.domain.program import Step, StepKind
-from keeper.domain.units import BPS, NATIVE, ZERO_ADDRESS, Address, TokenAmount
+from keeper.domain.units import BPS, Address, TokenAmount
 from keeper.errors import Invalid, Transient, Unsafe
-from keeper.venues.factories import created, pairs
+from keeper.venues.factories import created, swappable
 from keeper.venues.noted import Note, Noted
 
 INIT_CODE_HASH: Final = bytes.fromhex("96e8ac4277198ff8b6f785478aa9a39f403cb768dd02cbee326c3e7da348845f")
@@ -123,7 +123,7 @@ class UniswapV2:
         """Keep where to begin; the chain is asked by `discover`."""
         self._name, self._root = name, factory
         self._init_code_hash, self._fee_bps = init_code_hash, fee_bps
-        self._tokens: frozenset[Address] = frozenset()
+        self._pairs: frozenset[tuple[Address, Address]] = frozenset()
         self._listings: dict[Address, Listing] = {}
         self._pools: dict[Address, UniswapV2Pool] = {}
         self._noted = Noted()
@@ -138,13 +138,12 @@ class UniswapV2:
         """Return the logs that change its known pairs, and those of new ones."""
         return LogFilter(frozenset({self._root, *self._listings}), frozenset({SYNC, PAIR_CREATED}))
 
-    async def discover(self, reads: Reads, tokens: Collection[Address]) -> None:
-        """Find the pairs of any two of some tokens; call again when there are more tokens.
+    async def discover(self, reads: Reads, pairs: Collection[tuple[Address, Address]]) -> None:
+        """Find the pools of some pairs of tokens, each pair sorted; those that it knows are not looked for again.
 
         Raises: Transient, Stale; Unsafe when the root is not what the chain file says it is.
         """
-        known, every = self._tokens, self._tokens.union(tokens) - {ZERO_ADDRESS, NATIVE}
-        new = [pair for pair in pairs(every) if not known.issuperset(pair)]
+        new = sorted(swappable(pairs) - self._pairs)
         answers = await reads.many([view(self._root, GET_PAIR, *map(address_word, pair)) for pair in new])
         for pair, answer in zip(new, answers, strict=True):
             if (found := self._word(answer)) == 0:
@@ -156,7 +155,7 @@ class UniswapV2:
                     "puts them; correct it in the chain file"
                 )
             self._add(listing, reads.head.number)
-        self._tokens = every
+        self._pairs |= frozenset(new)
 
     def _listing(self, one: Address, other: Address) -> Listing:
         place = created(self._root, keccak(one + other), self._init_code_hash)
@@ -176,7 +175,7 @@ class UniswapV2:
             elif log.address == self._root and event == PAIR_CREATED:
                 one, other = named(log, (1, 2))
                 listing = self._listing(one, other)
-                if {one, other} <= self._tokens and address(log_words(log, 1)[0]) == listing.address:
+                if (one, other) in self._pairs and address(log_words(log, 1)[0]) == listing.address:
                     self._add(listing, log.block_number)
 
     def distrust(self) -> None:
@@ -202,7 +201,7 @@ class UniswapV2:
 
     def _word(self, answer: ViewResult) -> int:
         if not answer.ok or len(answer.data) != WORD:
-            if self._tokens:
+            if self._pairs:
                 raise Transient(f"venue {self._name}: its factory answers no longer")
             raise Unsafe(
                 f"venue {self._name}: {to_checksum_address(self._root)} is no factory of Uniswap v2; "

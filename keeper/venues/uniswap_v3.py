@@ -8,10 +8,10 @@ from typing import Final
 from keeper.domain.abi import UINT128, number, number_word, signed, view, within, words
 from keeper.domain.chain import Log, LogFilter, ViewCall, ViewResult
 from keeper.domain.ports import Reads
-from keeper.domain.units import NATIVE, ZERO_ADDRESS, Address
+from keeper.domain.units import Address
 from keeper.errors import Invalid
 from keeper.venues import uniswap_v3_factory as v3
-from keeper.venues.factories import pairs
+from keeper.venues.factories import swappable
 from keeper.venues.noted import Note, Noted
 from keeper.venues.ticks import MAX_PRICE, MAX_TICK, MIN_PRICE, MIN_TICK, WORD_TICKS
 from keeper.venues.uniswap_v3_factory import INIT_CODE_HASH, UniswapV3Factory
@@ -60,7 +60,7 @@ class UniswapV3:
         """Keep where to begin; the chain is asked by `discover`."""
         self._factory = UniswapV3Factory(name, factory, init_code_hash, fees, deployer)
         self._window = window
-        self._tokens: frozenset[Address] = frozenset()
+        self._pairs: frozenset[tuple[Address, Address]] = frozenset()
         self._listings: dict[Address, Listing] = {}
         self._pools: dict[Address, UniswapV3Pool] = {}
         self._noted = Noted()
@@ -75,16 +75,15 @@ class UniswapV3:
         """Return the logs that change its known pools, and those of new ones."""
         return LogFilter(frozenset({self._factory.root, *self._listings}), _CHANGES | {v3.POOL_CREATED})
 
-    async def discover(self, reads: Reads, tokens: Collection[Address]) -> None:
-        """Find the pools between any two of some tokens; call again when there are more tokens.
+    async def discover(self, reads: Reads, pairs: Collection[tuple[Address, Address]]) -> None:
+        """Find the pools of some pairs of tokens, each pair sorted; those that it knows are not looked for again.
 
         Raises: Transient, Stale; Unsafe when the root is not what the chain file says it is.
         """
-        known, every = self._tokens, self._tokens.union(tokens) - {ZERO_ADDRESS, NATIVE}
-        new = [pair for pair in pairs(every) if not known.issuperset(pair)]
-        for listing in await self._factory.find(reads, new):
+        new = swappable(pairs) - self._pairs
+        for listing in await self._factory.find(reads, sorted(new)):
             self._add(listing, reads.head.number)
-        self._tokens = self._tokens | every
+        self._pairs |= new
 
     def _add(self, listing: Listing, block: int) -> None:
         if listing.address not in self._listings:
@@ -98,7 +97,7 @@ class UniswapV3:
             if log.address in self._listings and event in _CHANGES:
                 ticks = (signed(int.from_bytes(each, "big")) for each in log.topics[2:4] if event in _MOVES)
                 self._noted.add(log.address, Note(log.block_number, ticks=frozenset(ticks)))
-            elif (listing := self._factory.created(log, self._tokens)) is not None:
+            elif (listing := self._factory.created(log, self._pairs)) is not None:
                 self._add(listing, log.block_number)
 
     def distrust(self) -> None:

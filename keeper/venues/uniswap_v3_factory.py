@@ -73,13 +73,13 @@ class UniswapV3Factory:
             found.append(listing)
         return found
 
-    def created(self, log: Log, tokens: Set[Address]) -> Listing | None:
-        """Return the pool that a log tells of, if it swaps two of some tokens for one of the fees."""
+    def created(self, log: Log, pairs: Set[tuple[Address, Address]]) -> Listing | None:
+        """Return the pool that a log tells of, if it is of one of some pairs, for one of the fees."""
         if log.address != self.root or log.topics[:1] != (POOL_CREATED,):
             return None
         one, other = named(log, (1, 2))
         fee = int.from_bytes(log.topics[3], "big") if len(log.topics) > 3 else 0
-        if not {one, other} <= tokens or fee not in self._spacings:
+        if (one, other) not in pairs or fee not in self._spacings:
             return None
         listing = self._listing(one, other, fee)
         return listing if address(log_words(log, 2)[1]) == listing.address else None

@@ -10,7 +10,7 @@ from keeper.domain.fixed import div_up
 from keeper.domain.ports import Reads
 from keeper.domain.program import Step, StepKind
 from keeper.domain.units import NATIVE, ZERO_ADDRESS, Address, TokenAmount
-from keeper.venues.factories import pairs
+from keeper.venues.factories import swappable
 from keeper.venues.ticks import FEE_UNIT
 from keeper.venues.uniswap_v3_factory import INIT_CODE_HASH, LIQUIDITY, UniswapV3Factory
 from keeper.venues.uniswap_v3_pool import Listing
@@ -58,7 +58,7 @@ class UniswapV3Lender:
 
 
 class UniswapV3Flash:
-    """The pools of one factory between any two of the tokens that were asked about and `bases`."""
+    """The pools of one factory of any token that was asked about with one of `bases`."""
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class UniswapV3Flash:
         self._factory = UniswapV3Factory(name, factory, init_code_hash, fees, deployer)
         self._bases = frozenset(bases)
         self._tokens: frozenset[Address] = frozenset()
+        self._pairs: frozenset[tuple[Address, Address]] = frozenset()
         self._listings: dict[Address, Listing] = {}
 
     @property
@@ -105,10 +106,12 @@ class UniswapV3Flash:
 
     async def _discover(self, reads: Reads, tokens: frozenset[Address]) -> None:
         every = self._tokens | tokens
-        new = [pair for pair in pairs(every) if not self._tokens.issuperset(pair)]
-        if new:
-            self._listings |= {each.address: each for each in await self._factory.find(reads, new)}
-            self._tokens = every
+        if every == self._tokens:
+            return
+        wanted = swappable((min(each, base), max(each, base)) for each in every for base in self._bases if each != base)
+        new = wanted - self._pairs
+        self._listings |= {each.address: each for each in await self._factory.find(reads, sorted(new))}
+        self._tokens, self._pairs = every, wanted
 
 
 def _number(answer: ViewResult) -> int:

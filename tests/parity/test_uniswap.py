@@ -148,7 +148,7 @@ async def test_what_a_swap_leaves_is_what_the_chain_has_then(desk: UniswapDesk):
 
 async def test_logs_alone_keep_the_pools_as_they_are(desk: UniswapDesk):
     rng, venue = random.Random(13), venue_of(desk)
-    await venue.discover(await desk.reads(), desk.tokens)
+    await venue.discover(await desk.reads(), desk.pairs)
     known = await pools_of(venue, desk)
     asked = list[int]()
     for turn in range(30):
@@ -172,7 +172,7 @@ async def test_logs_alone_keep_the_pools_as_they_are(desk: UniswapDesk):
 
 async def test_a_head_without_logs_asks_nothing(bare: UniswapDesk):
     venue = venue_of(bare)
-    await venue.discover(await bare.reads(), bare.tokens)
+    await venue.discover(await bare.reads(), bare.pairs)
     first = await pools_of(venue, bare)
     reads = await bare.counting()
     again = {each.id: each for each in await venue.pools(reads)}
@@ -182,7 +182,7 @@ async def test_a_head_without_logs_asks_nothing(bare: UniswapDesk):
 
 async def test_a_price_that_has_gone_far_takes_its_window_along(desk: UniswapDesk):
     venue, block = venue_of(desk), (await desk.head()).number
-    await venue.discover(await desk.reads(), desk.tokens)
+    await venue.discover(await desk.reads(), desk.pairs)
     before = await pools_of(venue, desk)
     fallen = {"WETH": (await desk.market.prices())["WETH"] * 70 // 100}
     async with desk.chain.bulk():  # many ticks take much gas
@@ -198,7 +198,7 @@ async def test_a_price_that_has_gone_far_takes_its_window_along(desk: UniswapDes
 
 async def test_after_a_reorganisation_everything_is_as_the_new_chain_has_it(desk: UniswapDesk):
     rng, venue = random.Random(14), venue_of(desk)
-    await venue.discover(await desk.reads(), desk.tokens)
+    await venue.discover(await desk.reads(), desk.pairs)
     before = await pools_of(venue, desk)
     snapshot, block = await desk.chain.snapshot(), (await desk.head()).number
     for pool in list(before.values())[:6]:
@@ -216,7 +216,7 @@ async def test_after_a_reorganisation_everything_is_as_the_new_chain_has_it(desk
 
 async def test_a_new_pool_is_known_from_its_first_liquidity_on(bare: UniswapDesk):
     venue, market, chain = venue_of(bare), bare.market, bare.chain
-    await venue.discover(await bare.reads(), bare.tokens)
+    await venue.discover(await bare.reads(), bare.pairs)
     known, block = await pools_of(venue, bare), (await bare.head()).number
     tokens = sorted((market.assets[each].token for each in ("DAI", "GUSD")), key=lambda each: int(each, 16))
     await chain.send(market.v3_factory, "createPool(address,address,uint24)", *tokens, 500)
@@ -277,7 +277,7 @@ async def test_a_pool_lends_for_exactly_the_fee_that_it_is_said_to_take(bare: Un
 async def test_quotes_of_v2_are_what_its_router_swaps(bare: UniswapDesk):
     market, chain, rng = bare.market, bare.chain, random.Random(15)
     venue = UniswapV2("uniswap-v2", address(market.v2_factory))
-    await venue.discover(await bare.reads(), bare.tokens)
+    await venue.discover(await bare.reads(), bare.pairs)
     swap = "swapExactTokensForTokens(uint256,uint256,address[],address)"
     for turn in range(3):
         block = (await bare.head()).number
@@ -311,12 +311,12 @@ async def test_a_root_that_is_no_factory_or_has_other_pools_is_refused(bare: Uni
     market, reads = bare.market, await bare.reads()
     for root in (market.v2_factory, market.router, ARBITRAGEUR):
         with pytest.raises(Unsafe, match="root"):
-            await UniswapV3("uniswap-v3", address(root)).discover(reads, bare.tokens)
+            await UniswapV3("uniswap-v3", address(root)).discover(reads, bare.pairs)
     with pytest.raises(Unsafe, match="root"):
-        await UniswapV2("uniswap-v2", address(market.v3_factory)).discover(reads, bare.tokens)
+        await UniswapV2("uniswap-v2", address(market.v3_factory)).discover(reads, bare.pairs)
     with pytest.raises(Unsafe, match="init_code_hash"):
-        await UniswapV3("u", address(market.v3_factory), init_code_hash=bytes(32)).discover(reads, bare.tokens)
+        await UniswapV3("u", address(market.v3_factory), init_code_hash=bytes(32)).discover(reads, bare.pairs)
     with pytest.raises(Unsafe, match="init_code_hash"):
-        await UniswapV2("u", address(market.v2_factory), init_code_hash=bytes(32)).discover(reads, bare.tokens)
+        await UniswapV2("u", address(market.v2_factory), init_code_hash=bytes(32)).discover(reads, bare.pairs)
     with pytest.raises(Unsafe, match="these fees"):
-        await UniswapV3("u", address(market.v3_factory), fees=(500, 2_500)).discover(reads, bare.tokens)
+        await UniswapV3("u", address(market.v3_factory), fees=(500, 2_500)).discover(reads, bare.pairs)

@@ -4,6 +4,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import combinations
 
 from keeper.devnet.assets import deploy_assets
 from keeper.devnet.chain import MAX_UINT, DevChain, Reverted, Tx
@@ -50,13 +51,17 @@ class UniswapDesk(Desk[UniswapMarket]):
     def tokens(self) -> set[Address]:
         return {address(each.token) for each in self.market.assets.values()}
 
+    @property
+    def pairs(self) -> list[tuple[Address, Address]]:
+        return list(combinations(sorted(self.tokens), 2))
+
     async def counting(self) -> CountingReads:
         return CountingReads(self.chain, await self.head())
 
     async def fresh(self, window: int = 2_500) -> dict[bytes, UniswapV3Pool]:
         """Read all pools as a venue does that knows nothing yet."""
         venue, reads = UniswapV3("uniswap-v3", address(self.market.v3_factory), window=window), await self.reads()
-        await venue.discover(reads, self.tokens)
+        await venue.discover(reads, self.pairs)
         return {each.id: each for each in await venue.pools(reads)}
 
     async def quoted(self, pool: UniswapV3Pool, pair: tuple[Address, Address], amount: int, kind: str) -> list[int]:

@@ -59,7 +59,7 @@ class Shelf:
 
     name: str = "shelf"
     failures: list[KeeperError] = field(default_factory=list)
-    searched: list[frozenset[Address]] = field(default_factory=list)
+    searched: list[frozenset[tuple[Address, Address]]] = field(default_factory=list)
     followed: list[Sequence[Log]] = field(default_factory=list)
     distrusts: int = 0
 
@@ -71,9 +71,9 @@ class Shelf:
         if self.failures:
             raise self.failures.pop(0)
 
-    async def discover(self, reads: Reads, tokens: Collection[Address]) -> None:
+    async def discover(self, reads: Reads, pairs: Collection[tuple[Address, Address]]) -> None:
         self._refuse()
-        self.searched.append(frozenset(tokens))
+        self.searched.append(frozenset(pairs))
 
     def follow(self, logs: Iterable[Log]) -> None:
         self.followed.append(tuple(logs))
@@ -167,6 +167,10 @@ def broker(
     )
 
 
+def both(one: Address, other: Address) -> tuple[Address, Address]:
+    return min(one, other), max(one, other)
+
+
 def gold_candidate(gold: int = 90) -> Candidate:
     """Return a position of the toy protocol, whose collateral has to be sold for cash."""
     market, snapshot = changed(toy_market(), programs=ToyPrograms()), ToySnapshot(head())
@@ -179,8 +183,9 @@ async def test_pools_are_looked_for_once_and_again_for_a_token_that_is_new() -> 
     desk = broker(shelf)
     for tokens in ({GOLD.address}, {GOLD.address}, {CASH.address}):
         await desk.read(Answers(), tokens)
-    first = frozenset({GOLD.address, BASE, WRAPPED})
-    assert shelf.searched == [first, first | {CASH.address}]
+    first, later = shelf.searched
+    assert first == {both(GOLD.address, BASE), both(GOLD.address, WRAPPED), both(BASE, WRAPPED)}
+    assert later - first == {both(CASH.address, BASE), both(CASH.address, WRAPPED)}
 
 
 async def test_a_search_that_failed_is_made_again_and_its_venue_named_meanwhile() -> None:
@@ -252,7 +257,8 @@ async def test_a_token_that_only_a_quote_brings_up_has_pools_looked_for() -> Non
     desk = broker(shelf, quoters=[Counter(offers=(Rate(GOLD.address, share),))])
     stall = await desk.read(Answers(), {GOLD.address, CASH.address})
     await desk.trading(Answers(), head(), stall, [gold_candidate()])
-    assert share in shelf.searched[-1]
+    assert both(share, BASE) in shelf.searched[-1]
+    assert both(GOLD.address, CASH.address) in shelf.searched[-1]
     await desk.trading(Answers(), head(), stall, [gold_candidate()])
     assert len(shelf.searched) == 2
 

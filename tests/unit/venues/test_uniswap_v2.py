@@ -1,6 +1,7 @@
 """Uniswap v2 and its forks from a chain that is a dictionary."""
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import pytest
 
@@ -60,9 +61,14 @@ def log(address: Address, *topics: bytes, block: int = 101, data: bytes = b"") -
     return Log(address, topics, data, block, BlockHash(bytes(32)), 0, TxHash(bytes(32)))
 
 
+def pairs(*tokens: Address) -> list[tuple[Address, Address]]:
+    """Return every two of some tokens, sorted."""
+    return list(combinations(sorted(set(tokens)), 2))
+
+
 async def found(chain: Chain, *tokens: Address) -> UniswapV2:
     venue = UniswapV2("u", FACTORY)
-    await venue.discover(chain, tokens or (WETH, USDC))
+    await venue.discover(chain, pairs(*(tokens or (WETH, USDC))))
     return venue
 
 
@@ -187,8 +193,8 @@ async def test_a_root_that_is_no_factory_or_has_other_pairs_is_refused():
         await found(chain)
     chain.answers = {}
     with pytest.raises(Unsafe, match="init_code_hash"):
-        await UniswapV2("u", FACTORY, init_code_hash=bytes(32)).discover(chain, (USDC, WETH))
+        await UniswapV2("u", FACTORY, init_code_hash=bytes(32)).discover(chain, pairs(USDC, WETH))
     venue = await found(chain)
     chain.answers = {FACTORY: ViewResult(ok=False, data=b"")}
     with pytest.raises(Transient):
-        await venue.discover(chain, (SALT,))
+        await venue.discover(chain, pairs(SALT, WETH))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import pytest
 
@@ -129,9 +130,14 @@ def chain() -> Chain:
     return made
 
 
+def pairs(*tokens: Address) -> list[tuple[Address, Address]]:
+    """Return every two of some tokens, sorted."""
+    return list(combinations(sorted(set(tokens)), 2))
+
+
 async def found(chain: Chain, tokens: Sequence[Address] = (GOLD, CASH, SALT), window: int = 2_500) -> UniswapV3:
     venue = UniswapV3("u", FACTORY, window=window)
-    await venue.discover(chain, tokens)
+    await venue.discover(chain, pairs(*tokens))
     return venue
 
 
@@ -150,12 +156,12 @@ async def test_it_is_what_the_engine_expects(chain: Chain):
     assert flash.name == venue.name == pool.venue == "u"
 
 
-async def test_pools_are_found_between_any_two_tokens_and_for_every_fee(chain: Chain):
+async def test_pools_are_found_for_every_pair_and_fee_and_not_looked_for_twice(chain: Chain):
     venue = await found(chain, (CASH, GOLD, NATIVE, ZERO_ADDRESS))
     assert await ids(venue, chain) == [SWAPPED_POOL]
     chain.asked.clear()
-    await venue.discover(chain, (SALT,))
-    assert len(chain.asked) == 2 * len(SPACINGS)  # the new token with each of the others
+    await venue.discover(chain, pairs(GOLD, CASH, SALT))
+    assert len(chain.asked) == 2 * len(SPACINGS)  # the new pairs alone
     assert set(await ids(venue, chain)) == {SWAPPED_POOL, OTHER_POOL}
     assert venue.head_filter.addresses == {FACTORY, SWAPPED_POOL, OTHER_POOL}
 
@@ -393,9 +399,9 @@ async def test_a_factory_that_falls_silent_later_stops_nobody(chain: Chain):
     venue = await found(chain, (GOLD, CASH))
     chain.broken = {FACTORY: b""}
     with pytest.raises(Transient):
-        await venue.discover(chain, (SALT,))
+        await venue.discover(chain, pairs(GOLD, CASH, SALT))
     chain.broken = {}
-    await venue.discover(chain, (SALT,))
+    await venue.discover(chain, pairs(GOLD, CASH, SALT))
     assert OTHER_POOL in await ids(venue, chain)
 
 
