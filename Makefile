@@ -14,13 +14,13 @@ $(BIN)/.ready: requirements-dev.lock pyproject.toml
 demo: setup
 	$(BIN)/keeper demo
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest -n 2 --dist loadfile tests/architecture tests/unit tests/properties
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/architecture tests/unit tests/properties
 bench faults soak: setup
 	$(BIN)/python -m tests.$@
 lock:

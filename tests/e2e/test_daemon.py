@@ -24,7 +24,7 @@ LIQUIDATION_GAS = 600_000
 LEGITIMATE = {"unprofitable", "no_collateral", "dust_rule"}
 
 
-@pytest.mark.parametrize("generation", ["3.0", "3.6"])
+@pytest.mark.parametrize("generation", [pytest.param("3.0", marks=pytest.mark.slow), "3.6"])
 async def test_every_profitable_unhealthy_position_is_liquidated_within_three_blocks(
     generation: Generation, tmp_path: Path
 ) -> None:

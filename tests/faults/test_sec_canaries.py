@@ -137,9 +137,10 @@ CRASH = """
 import asyncio
 import keeper.app
 from keeper import cli
+from keeper.settings import Settings
 
 async def fail(*args):
-    url, key = cli.load_configuration()[0].rpc_urls[0].reveal(), cli.load_configuration()[0].private_key.reveal()
+    url, key = Settings.load().rpc_urls[0].reveal(), Settings.load().private_key.reveal()
     raise RuntimeError(f"nobody foresaw {url} and {key}") from KeyError(key, {"url": url})
 
 keeper.app.fill_books = fail
