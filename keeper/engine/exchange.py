@@ -3,17 +3,20 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final, NamedTuple, Protocol, TypeGuard
 
 from keeper.domain.exchange import Pool, Swapped
 from keeper.domain.program import Step, StepKind
-from keeper.domain.units import NATIVE, Address, TokenAmount
+from keeper.domain.units import BPS, NATIVE, Address, TokenAmount
 from keeper.engine.terms import Values
 
 MAX_HOPS: Final = 3
 _KEPT: Final = 3
 _WRAP_GAS: Final = 30_000
 _LEADING_BITS: Final = 4
+_PREMIUM_BPS: Final = 200
+"""How much above the oracle's price a token may sell, when a way is judged before it is gone to the end."""
 
 
 class PaidLast(Protocol):
@@ -60,14 +63,19 @@ class Quote(NamedTuple):
         return self.amounts[-1] if self.amounts else self.given
 
 
-def quote(route: Route, amount: int) -> Quote | None:
-    """Quote a route, or return None where one of its pools cannot take so much."""
+def quote(route: Route, amount: int, values: Values | None = None, least: int = 0) -> Quote | None:
+    """Quote a route, or return None where one of its pools cannot take so much.
+
+    With values, also where some hop brings what is worth less than the least.
+    """
     amounts, gas, pools, given = [], 0, [], amount
     for pool, give, take in route:
         swapped = pool.swap(give, take, TokenAmount(given))
         if swapped is None or swapped.amount <= 0:
             return None
         given = swapped.amount
+        if values is not None and given * (values.rate(take) or least) < least:
+            return None
         amounts.append(given)
         gas += swapped.gas
         pools.append(swapped.pool)
@@ -115,11 +123,15 @@ class Wrapping:
 class _Way(NamedTuple):
     """How a token was reached: for how much, after which gas, on which route, by way of which tokens."""
 
-    score: int
     amount: int
     gas: int
     route: Route
-    seen: frozenset[Address]
+    seen: tuple[Address, ...]
+
+
+_Offer = tuple[int, Pool, Swapped]
+"""What a pool would bring, with a score of it."""
+_score: Final = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,36 +195,45 @@ class Exchange:
 
     def _search(self, give: Address, take: Address, amount: int, values: Values) -> tuple[Route, ...]:
         """Go hop by hop, keeping the best way to every token: more of a token never brings less in the end."""
-        ends: list[_Way] = []
-        layer = {give: _Way(0, amount, 0, (), frozenset({give}))}
+        ends: list[tuple[int, Route]] = []
+        layer = {give: (0, _Way(amount, 0, (), (give,)))}
         for left in range(MAX_HOPS - 1, -1, -1):
-            reached: dict[Address, _Way] = {}
-            for token, way in layer.items():
+            reached: dict[Address, tuple[int, _Way]] = {}
+            bar = sorted(map(_score, ends))[-_KEPT] if len(ends) >= _KEPT else None
+            for token, (reach, way) in layer.items():
+                rate = values.rate(token)
+                if bar is not None and rate and reach + way.amount * rate * _PREMIUM_BPS // BPS < bar:
+                    continue
                 for onward, pools in self._graph.edges.get(token, {}).items():
                     if onward == take:
-                        ends += self._onward(way, token, onward, pools, values)
+                        found = self._onward(way, token, onward, pools, values)
+                        ends += [(score, (*way.route, Hop(pool, token, take))) for score, pool, _ in found]
                     elif left and onward not in way.seen and self._leads_on(onward, take, left):
-                        for better in self._onward(way, token, onward, pools, values):
-                            if onward not in reached or better.score > reached[onward].score:
-                                reached[onward] = better
+                        if not (found := self._onward(way, token, onward, pools, values)):
+                            continue
+                        score, pool, swapped = max(found, key=_score)
+                        if onward not in reached or score > reached[onward][0]:
+                            route, seen = (*way.route, Hop(pool, token, onward)), (*way.seen, onward)
+                            reached[onward] = score, _Way(swapped.amount, way.gas + swapped.gas, route, seen)
             layer = reached
-        ends.sort(key=lambda each: -each.score)
-        kept = ends[:_KEPT]
-        kept += [each for each in ends[_KEPT:] if is_paid_last(each.route[-1].pool)][:1]
-        return tuple(each.route for each in kept)
+        ends.sort(key=_score, reverse=True)
+        kept = [route for _, route in ends[:_KEPT]]
+        kept += [route for _, route in ends[_KEPT:] if is_paid_last(route[-1].pool)][:1]
+        return tuple(kept)
 
     def _leads_on(self, token: Address, take: Address, left: int) -> bool:
         """Return whether a token may lie between, and the goal can be reached from it with so many hops left."""
         return token in self._graph.between and (left > 1 or take in self._graph.edges.get(token, {}))
 
-    def _onward(self, way: _Way, give: Address, take: Address, pools: Sequence[bytes], values: Values) -> list[_Way]:
-        found, used = [], {hop.pool.id for hop in way.route}
-        rate, seen = values.rate(take), way.seen | {take}
+    def _onward(self, way: _Way, give: Address, take: Address, pools: Sequence[bytes], values: Values) -> list[_Offer]:
+        """Return what every pool that was not used before would bring, with a score of it."""
+        found, rate, used = [], values.rate(take), [hop.pool for hop in way.route]
         for key in pools:
             pool = self._pools[key]
-            if key in used or (swapped := pool.swap(give, take, TokenAmount(way.amount))) is None:
+            if (used and any(pool is each for each in used)) or (
+                swapped := pool.swap(give, take, TokenAmount(way.amount))
+            ) is None:
                 continue
-            gas = way.gas + swapped.gas
-            score = swapped.amount * rate - values.of_gas(gas) if rate else swapped.amount
-            found.append(_Way(score, swapped.amount, gas, (*way.route, Hop(pool, give, take)), seen))
+            score = swapped.amount * rate - values.of_gas(way.gas + swapped.gas) if rate else swapped.amount
+            found.append((score, pool, swapped))
         return found

@@ -1,6 +1,6 @@
 """Who pays first: a lender, the protocol itself, a pool that is paid last, or the caller's own tokens."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -106,15 +106,20 @@ class Loans:
 
         asked = (_Asked(each, cost(each, most), cost(each, most // _SMALL + 1)) for each in lenders)
         self._asked = [each for each in asked if each.at_most is not None or each.at_small is not None]
+        self._locks = frozenset(each.lender.lock for each in self._asked)
+        self._outside: dict[frozenset[bytes], Sequence[Lender]] = {}
         self._asked.sort(key=lambda each: (each.at_most is None, each.at_most or 0, each.at_small or 0))
 
-    def outside(self, locks: Iterable[bytes]) -> Iterator[Lender]:
-        """Yield the lenders whose loan leaves all of that open, without those that another one makes needless."""
-        closed, kept = frozenset(locks), list[_Asked]()
-        for each in self._asked:
-            if each.lender.lock not in closed and not any(other.makes_needless(each) for other in kept):
-                kept.append(each)
-                yield each.lender
+    def outside(self, locks: Iterable[bytes]) -> Sequence[Lender]:
+        """Return the lenders whose loan leaves all of that open, without those that another one makes needless."""
+        closed = self._locks.intersection(locks)
+        if closed not in self._outside:
+            kept = list[_Asked]()
+            for each in self._asked:
+                if each.lender.lock not in closed and not any(other.makes_needless(each) for other in kept):
+                    kept.append(each)
+            self._outside[closed] = [each.lender for each in kept]
+        return self._outside[closed]
 
 
 def fundings(route: Route, token: Address, loans: Loans) -> Iterator[tuple[Route, Funding]]:

@@ -7,87 +7,38 @@ then say what comes nearest to it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from dataclasses import replace
+from typing import Any, Final
 
 from keeper.domain.chain import Moment
 from keeper.domain.exchange import Lender
 from keeper.domain.outcome import Reason
 from keeper.domain.ports import Programs
 from keeper.domain.position import Opportunity
-from keeper.domain.program import Step
 from keeper.domain.units import BPS, NATIVE, Address, Base, TokenAmount
+from keeper.engine.climb import NOTHING, ceiling, is_dearer, peak, reach
+from keeper.engine.deal import Best, Deal, Found, Sample, Way
 from keeper.engine.exchange import Exchange, Quote, Route, quote
-from keeper.engine.funding import DOORS, Funding, Loans, fundings
+from keeper.engine.funding import DOORS, Funding, Loans, Owed, fundings
 from keeper.engine.program import Choice, conversion_gas, merged
 from keeper.engine.scan import Candidate
 from keeper.engine.split import Splitter, Stage
-from keeper.engine.terms import Terms, Values
+from keeper.engine.terms import SCALE, Terms, Values
 
-NOTHING: Final = -(1 << 4096)
 _PARTS: Final = (1, 4, 16)
 """The parts of the largest size at which ways are looked for."""
+_LOOKED: Final = (1, 8)
 _SCALES: Final = (1, 16, 256, 4_096)
 _CLIMBED: Final = 24
+_WIDER: Final = 4
+_PREMIUM_BPS: Final = 200
+"""How much above the oracle's price collateral may sell, when a pair is judged before it is looked at."""
 _NEAR: Final = 64
+_ENOUGH: Final = 160
+"""Quotes after which no more is looked for, once there is a trade: they bound the time of the rare worst cases."""
 _FINE: Final = 200
-_CLOSE: Final = 3
-_STEPS: Final = 20
-_ENOUGH: Final = 4_096
-_CLIFF: Final = 2_048
-_APART: Final = 50
 _HALVES: Final = 12
 _ROOM: Final = 900
-
-
-Point = tuple[int, int]
-"""A worth, and what is repaid for it."""
-
-
-class Way(NamedTuple):
-    """A route with who pays first; the same route has the same number."""
-
-    route: Route
-    funding: Funding
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Deal:
-    """Stages and what they come to: what may be taken from us at most, what should be, and what there is to sell."""
-
-    stages: tuple[Stage, ...]
-    steps: tuple[Step, ...]
-    token: Address
-    repaid: int
-    borrowed: int
-    sold: Address
-    amount: int
-    gas: int
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An exact choice with its worth after everything (base units times `SCALE`)."""
-
-    worth: int
-    deal: Deal
-    way: Way
-    choice: Choice
-    gas: int
-
-    @property
-    def stages(self) -> tuple[Opportunity, ...]:
-        """Return the liquidations."""
-        return tuple(each.opportunity for each in self.deal.stages)
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """The best of a deal, and the best with all of it, where that can be had."""
-
-    top: Found
-    whole: Found | None
 
 
 class Search:
@@ -107,10 +58,14 @@ class Search:
         self.lenders, self.terms = lenders, terms
         self.values = Values(candidate.market.name, candidate.snapshot, terms, exchange.wrapped_native)
         self.splitter = Splitter(candidate.market, candidate.snapshot, at)
+        self.least = terms.min_profit_base * SCALE - 1
+        self._fair = BPS - terms.max_slippage_bps
         self._numbers: dict[tuple[bytes, ...], int] = {}
         self._quotes: dict[tuple[int, int], Quote | None] = {}
+        self._decided = set[tuple[int, int]]()
+        self._loans: dict[tuple[Address, int], Loans] = {}
 
-    def pair(self, whole: Opportunity, beat: int = NOTHING) -> Found | tuple[Reason, str]:
+    def pair(self, whole: Opportunity, beat: int) -> Found | tuple[Reason, str]:
         """Return the best of one pair, or why there is nothing; `whole` is all of it that is legal.
 
         What surely does not beat the best of another pair is not looked for to the end.
@@ -124,10 +79,19 @@ class Search:
                 return Reason.NOT_REDEEMABLE, f"there is nothing to be had for {whole.seize.symbol}"
         if deal is None:
             return Reason.NO_PROGRAM, ""
-        top = self._best(deal, beat=beat)
+        top = self._best(deal, beat)
         if isinstance(top, Best):
-            return self._lengthened(top)
+            return self._lengthened(top, beat)
         return top, f"from {whole.seize.symbol} to {whole.repay.symbol}"
+
+    def could(self, whole: Opportunity) -> int:
+        """Return more than what a pair can be worth."""
+        gas = self.terms.overhead_gas + self.candidate.market.calls.GAS_ESTIMATE
+        return self.premium(whole) * self.terms.max_stages - self.values.of_gas(gas) - self.values.of_data
+
+    def premium(self, *opportunities: Opportunity) -> int:
+        """Return more than what opportunities can bring before gas."""
+        return sum(each.gross_profit_base + each.seized_base * _PREMIUM_BPS // BPS for each in opportunities) * SCALE
 
     def _deal(self, stages: tuple[Stage, ...]) -> Deal | None:
         """Add stages up; None where the executor cannot do them."""
@@ -136,8 +100,9 @@ class Search:
         if not all(parts):
             return None
         steps, first = merged(parts), opportunities[0]
-        seized = TokenAmount(sum(each.seized_amount for each in opportunities))
-        sold, amount = self.programs.proceeds(replace(first, seized_amount=seized), snapshot)
+        if len(stages) > 1:
+            first = replace(first, seized_amount=TokenAmount(sum(each.seized_amount for each in opportunities)))
+        sold, amount = self.programs.proceeds(first, snapshot)
         seized_base = Base(sum(each.seized_base for each in opportunities))
         repay = first.repay
         token = self.exchange.wrapped_native or repay.address if repay.address == NATIVE else repay.address
@@ -169,89 +134,126 @@ class Search:
             return Reason.NO_ROUTE
         if deal.steps[-1].kind in DOORS:
             return [Way(each, Funding(deal.token), number) for number, each in routes.items()]
-        loans = Loans(self.lenders, deal.token, deal.borrowed, self.values)
-        pairs = (each for route in routes.values() for each in fundings(route, deal.token, loans))
-        return [Way(rest, funding, self._number(rest)) for rest, funding in pairs] or Reason.NO_LENDER
+        if (deal.token, deal.borrowed) not in self._loans:
+            self._loans[deal.token, deal.borrowed] = Loans(self.lenders, deal.token, deal.borrowed, self.values)
+        loans, ways = self._loans[deal.token, deal.borrowed], list[Way]()
+        for number, route in routes.items():
+            for rest, funding in fundings(route, deal.token, loans):
+                ways.append(Way(rest, funding, number if rest is route else self._number(rest)))
+        return ways or Reason.NO_LENDER
 
     def _number(self, route: Route) -> int:
-        return self._numbers.setdefault(tuple(hop.pool.id + hop.take for hop in route), len(self._numbers))
+        return self._numbers.setdefault(tuple(hop.give + hop.pool.id + hop.take for hop in route), len(self._numbers))
 
-    def _quote(self, way: Way, amount: int) -> Quote | None:
-        key = way.number, amount
-        if key not in self._quotes:
-            self._quotes[key] = quote(way.route, amount)
-        return self._quotes[key]
-
-    def _best(self, deal: Deal, floor: int = 0, beat: int = NOTHING) -> "Best | Reason":
+    def _best(self, deal: Deal, beat: int, floor: int = 0) -> "Best | Reason":
         """Return the exact best of a deal, or what is in the way of any; no less than a floor is repaid.
 
         Where the smallest sample is the best, or none can be had, smaller ones are looked at.
         """
         top: Found | None = None
         whole: Found | None = None
+        self._decided.clear()
         for scale in _SCALES:
-            ways = self._ways(deal, [deal.amount // (part * scale) for part in _PARTS])
+            amounts = [deal.amount // (part * scale) for part in _LOOKED]
+            ways = self._ways(deal, [deal.amount] if floor else amounts)
             if isinstance(ways, Reason):
                 return Best(top, whole) if top is not None else ways if scale == 1 else Reason.PRICE_IMPACT
             sizes = [floor + (deal.repaid - floor) // (part * scale) for part in _PARTS]
-            sampled = [(way, [self._worth(deal, way, size) for size in sizes]) for way in ways]
-            sampled.sort(key=lambda each: -max(each[1]))
-            is_small = not floor and max(sampled[0][1]) == sampled[0][1][-1]
-            if not is_small and self._is_beaten(deal, [each for _, each in sampled], beat):
+            sampled = self._sampled(deal, ways, sizes)
+            is_small = bool(sampled) and sampled[0][0] == sampled[0][1][-1]
+            if (
+                sampled
+                and beat > self.least
+                and not floor
+                and self._is_beaten(deal, sampled, self._most(deal, sizes[-1]), beat)
+            ):
                 return Reason.UNPROFITABLE if top is None else Best(top, whole)
             if scale == 1:
-                way, worths = max(sampled, key=lambda each: each[1][0])
+                _, worths, way = max(sampled, key=lambda each: each[1][0])
                 top = whole = self._found(deal, way) if worths[0] > NOTHING else None
-            top = self._top(deal, sampled, sizes, floor, top)
-            ways = [] if top is None or top.deal is deal else self._ways(deal, [top.choice.quote.given])
-            if not isinstance(ways, Reason):  # what is the best way there was perhaps none of the best at the samples
-                known = {way.number for way, _ in sampled}
-                more = [each for each in ways if each.number not in known]
-                sampled = [(way, [self._worth(deal, way, size) for size in sizes]) for way in more]
-                top = self._top(deal, sampled, sizes, floor, top)
-            if not is_small:
+            near = sizes
+            while sampled:
+                before, top = top, self._top(deal, sampled, near, floor, top, beat)
+                if top is None or top is before or top.deal is deal or top.worth <= beat:
+                    break
+                # what is the best way there was perhaps none of the best at the samples
+                more = self._ways(deal, [top.choice.quote.given])
+                largest = min(deal.repaid - floor, _WIDER * (top.deal.repaid - floor))
+                near = [floor + largest // part for part in _PARTS]
+                sampled = [] if isinstance(more, Reason) else self._sampled(deal, more, near)
+            bar = beat if top is None else max(beat, top.worth)
+            is_small = is_small or top is None or top.deal.repaid < sizes[-1]
+            is_legal = all(cut is not None or size < sizes[-1] for _, size, cut in deal.cuts)
+            if top is not None and len(self._quotes) > _ENOUGH:
+                break
+            if floor or not is_small or not is_legal or self._most(deal, sizes[-1]) <= bar:
                 break
         return Reason.PRICE_IMPACT if top is None else Best(top, whole)
 
-    def _is_beaten(self, deal: Deal, sampled: Sequence[Sequence[int]], beat: int) -> bool:
-        """Return whether so many times as much of a deal, all at the best rate, is not better than that."""
-        nothing = self._nothing(deal)
-        most = max(_ceiling(each, nothing) for each in sampled)
-        return most + (self.terms.max_stages - 1) * max(0, most - nothing) <= beat
+    def _sampled(self, deal: Deal, ways: Iterable[Way], sizes: Sequence[int]) -> list[Sample]:
+        """Return what each way is worth at some sizes, the best first; not those of which enough was known before."""
+        found = list[Sample]()
+        for way in ways:
+            if way.key in self._decided:
+                continue
+            worths: list[int] = []
+            for size in reversed(sizes):  # what cannot be had cannot be had of more
+                worths.append(self._worth(deal, way, size) if not worths or worths[-1] > NOTHING else NOTHING)
+            found.append((max(worths), worths[::-1], way))
+        return sorted(found, key=lambda each: -each[0])
+
+    def _is_beaten(self, deal: Deal, sampled: Sequence[Sample], least: int, beat: int) -> bool:
+        """Return whether no part of a deal, nor as many times as much as there may be stages, is better than that."""
+        nothing, stages = self._nothing(deal), self.terms.max_stages
+        return all(max(ceiling(each, nothing, least), reach(each, stages)) <= beat for _, each, _ in sampled)
+
+    def _most(self, deal: Deal, repaid: int) -> int:
+        """Return more than what a part of a deal can be worth."""
+        return self._nothing(deal) + self.premium(*(each.opportunity for each in deal.stages)) * repaid // deal.repaid
 
     def _nothing(self, deal: Deal) -> int:
         """Return what it would be worth to liquidate nothing."""
         return -self.values.of_gas(deal.gas) - self.values.of_data
 
-    def _top(
-        self, deal: Deal, sampled: Sequence[tuple[Way, list[int]]], sizes: Sequence[int], floor: int, top: Found | None
+    def _top(  # noqa: PLR0917 - what `_best` has at hand
+        self, deal: Deal, sampled: Sequence[Sample], sizes: Sequence[int], floor: int, top: Found | None, beat: int
     ) -> Found | None:
-        """Return the exact best by some ways, of which a few sizes are known, or what was found before."""
-        for way, worths in sampled[:_CLIMBED]:
-            if max(worths) == NOTHING:
-                continue
+        """Return the exact best by some ways, of which a few sizes are known, or what was found before.
+
+        What surely does not beat another worth is not looked for to the end, though the first way's best sample is taken.
+        """
+        small, settled = self._most(deal, sizes[-1]), dict[int, list[int]]()
+        for highest, worths, way in sampled[:_CLIMBED]:
+            bar = beat if top is None else max(beat, top.worth)
+            if highest == NOTHING or (top is not None and len(self._quotes) > _ENOUGH):
+                break
             curve = _curve(self, deal, way)
             least = curve(floor) if floor else self._nothing(deal)
-            beat = NOTHING if top is None else top.worth
-            if _ceiling(worths, least) <= beat:
+            if top is not None and (ceiling(worths, least, small) <= bar or is_dearer(worths, settled.get(way.number))):
+                self._decided.add(way.key)
                 continue
-            peak, repaid = _peak(curve, sizes, worths, (least, floor), beat)
-            found = self._exact(deal, way, repaid) if peak > beat else None
-            if found is not None and found.worth > beat:
+            if highest > least:  # else its peak is below the smallest
+                self._decided.add(way.key)
+            worth, repaid = peak(curve, sizes, worths, (least, floor), bar)
+            found = self._exact(deal, way, repaid) if top is None or worth > bar else None
+            if found is not None and (top is None or found.worth > top.worth):
                 top = found
+            peaked = worths.index(highest)
+            if way.funding.hop is None and (not peaked or worths[peaked - 1] > NOTHING):
+                settled[way.number] = worths
         return top
 
-    def _lengthened(self, best: "Best") -> Found:
+    def _lengthened(self, best: "Best", beat: int) -> Found:
         """Return the best with more stages of the same pair, where all that is legal of one leaves room for another."""
         top, whole, health = best.top, best.whole, self.candidate.assessment.health
-        while (
-            whole is not None and len(whole.deal.stages) < self.terms.max_stages and self._would_pay(whole, top.worth)
-        ):
-            grown = self.splitter.longer(whole.deal.stages, health)
+        while whole is not None and len(whole.deal.stages) < self.terms.max_stages:
+            pays = self._paying(whole, max(beat, top.worth))
+            grown = self.splitter.longer(whole.deal.stages, health, pays) if pays(2 * whole.deal.repaid) else None
             deal = None if grown is None else self._deal(grown[0])
             if grown is None or deal is None or not deal.amount:
                 break
-            found = self._best(deal, deal.repaid - deal.stages[-1].opportunity.repay_amount)
+            floor = deal.repaid - deal.stages[-1].opportunity.repay_amount
+            found = self._best(deal, max(beat, top.worth), floor)
             if isinstance(found, Reason):
                 break
             top = found.top if found.top.worth > top.worth else top
@@ -260,140 +262,87 @@ class Search:
             health, whole = self.splitter.health(deal.stages[-1]), found.whole
         return top
 
-    def _would_pay(self, whole: Found, beat: int) -> bool:
-        """Return whether as much again, at the rate of the last bit of it, pays for another stage's gas and beats that."""
-        deal = whole.deal
-        less = self._worth(deal, whole.way, deal.repaid - deal.repaid // _NEAR)
-        gas = self.values.of_gas(self.candidate.market.calls.GAS_ESTIMATE)
-        return less == NOTHING or whole.worth + (whole.worth - less) * _NEAR - gas > beat
+    def _paying(self, whole: Found, beat: int) -> Callable[[int], bool]:
+        """Return what says of a larger repayment whether more at the rate of the last bit pays for its gas and beats that."""
+        deal, last = whole.deal, whole.deal.repaid // _NEAR
+        less = self._worth(deal, whole.way, deal.repaid - last)
+        bar = beat + self.values.of_gas(self.candidate.market.calls.GAS_ESTIMATE) - whole.worth
+        return lambda repaid: less == NOTHING or (whole.worth - less) * (repaid - deal.repaid) > bar * last
 
     def _exact(self, deal: Deal, way: Way, repaid: int) -> Found | None:
         """Return what the rules allow nearest below a size; all, where they allow nothing near."""
         if repaid >= deal.repaid:
             return self._found(deal, way)
-        # what a call may take at most is more than what it takes
-        found = self._cut(deal, way, repaid) or self._cut(deal, way, repaid - repaid // _ROOM)
+        cut = self._cut(deal, repaid)
+        found = None if cut is None else self._found(cut, way)
+        if cut is not None and found is None:  # what a call may take at most is more than what it takes
+            cut = self._cut(deal, repaid - repaid // _ROOM)
+            found = None if cut is None else self._found(cut, way)
         if found is not None and (repaid - found.deal.repaid) * _FINE <= repaid:
             return found
         whole = self._found(deal, way)
         return max((each for each in (found, whole) if each is not None), key=lambda each: each.worth, default=None)
 
-    def _cut(self, deal: Deal, way: Way, most: int) -> Found | None:
-        """Return a deal whose last stage takes no more than what is left of the most."""
+    def _cut(self, deal: Deal, most: int) -> Deal | None:
+        """Return a deal whose last stage takes no more than what is left of the most.
+
+        Where one amount is the best that is legal for another, it is so for all between them.
+        """
         before, last = deal.stages[:-1], deal.stages[-1]
         left = most - sum(each.opportunity.repay_amount for each in before)
+        for low, high, known in deal.cuts:
+            if low <= most <= high:
+                return known
         part = self.splitter.cut(last, left) if left > 0 else None
         cut = None if part is None else self._deal((*before, part))
-        return None if cut is None or not cut.amount else self._found(cut, way)
+        cut = None if cut is None or not cut.amount else cut
+        deal.cuts.append((0 if cut is None else cut.repaid, most, cut))
+        return cut
 
     def _found(self, deal: Deal, way: Way) -> Found | None:
-        choice = self._choice(deal, way, deal.repaid, deal.borrowed)
-        if choice is None:
+        quoted, owed = self._quote(deal, way, deal.repaid), self._owed(deal, way, deal.repaid)
+        if quoted is None or owed is None:
             return None
-        gas = deal.gas + choice.owed.gas + choice.quote.gas
-        return Found(self._weigh(choice, gas), deal, way, choice, gas)
+        choice = Choice(deal.token, deal.steps, deal.repaid, deal.borrowed, deal.sold, way.funding, owed, quoted)
+        worth = self._weigh(deal, quoted, owed, deal.repaid)
+        return Found(worth, deal, way, choice, deal.gas + owed.gas + quoted.gas)
 
     def _worth(self, deal: Deal, way: Way, repaid: int) -> int:
-        choice = self._choice(deal, way, repaid, repaid if repaid < deal.repaid else deal.borrowed)
-        return NOTHING if choice is None else self._weigh(choice, deal.gas + choice.owed.gas + choice.quote.gas)
+        """Return what a deal of that size is worth, by its own ratio."""
+        quoted = self._quote(deal, way, repaid)
+        owed = None if quoted is None else self._owed(deal, way, repaid)
+        if quoted is None or owed is None:
+            return NOTHING
+        return self._weigh(deal, quoted, owed, repaid)
 
-    def _weigh(self, choice: Choice, gas: int) -> int:
-        rate = self.values.rate
-        worth = choice.profit * rate(choice.owed.token)
-        if choice.spare:
-            worth += choice.spare * rate(choice.token)
-        return worth - self.values.of_gas(gas) - self.values.of_data
+    def _quote(self, deal: Deal, way: Way, repaid: int) -> Quote | None:
+        """Return the sale of what a deal of that size brings; None where it cannot be had, or is below the oracle's bound."""
+        amount = deal.amount * repaid // deal.repaid
+        key = way.number, amount
+        if key in self._quotes:
+            return self._quotes[key]
+        least = -(-amount * self.values.rate(deal.sold) * self._fair // BPS)
+        found = quote(way.route, amount, self.values, least)
+        self._quotes[key] = found
+        return found
 
-    def _choice(self, deal: Deal, way: Way, repaid: int, borrowed: int) -> Choice | None:
-        """Return a deal of that size, by its own ratio; None where it cannot be had, or is below the oracle's bound."""
-        funding, amount = way.funding, deal.amount * repaid // deal.repaid
-        owed = funding.owed(repaid, borrowed)
-        if owed is None or not (rate := self.values.rate(owed.token)):
+    def _owed(self, deal: Deal, way: Way, repaid: int) -> Owed | None:
+        """Return what has to be given back; None where so much cannot be had, or only above the oracle's bound."""
+        borrowed, rate = repaid if repaid < deal.repaid else deal.borrowed, self.values.rate
+        owed = way.funding.owed(repaid, borrowed)
+        if owed is None or not (price := rate(owed.token)):
             return None
-        fair = BPS - self.terms.max_slippage_bps
-        if funding.hop is not None and borrowed * self.values.rate(deal.token) * BPS < owed.amount * rate * fair:
+        if way.funding.hop is not None and borrowed * rate(deal.token) * BPS < owed.amount * price * self._fair:
             return None
-        quoted = self._quote(way, amount)
-        if quoted is None:
-            return None
-        least = amount * self.values.rate(deal.sold) * fair
-        for hop, out in zip(way.route, quoted.amounts, strict=True):
-            rate = self.values.rate(hop.take)
-            if rate and out * rate * BPS < least:
-                return None
-        return Choice(deal.token, deal.steps, repaid, borrowed, deal.sold, funding, owed, quoted)
+        return owed
+
+    def _weigh(self, deal: Deal, quoted: Quote, owed: Owed, repaid: int) -> int:
+        rate, values = self.values.rate, self.values
+        worth = (quoted.amount - owed.amount) * rate(owed.token)
+        if repaid >= deal.repaid and owed.token != deal.token:
+            worth += (deal.borrowed - repaid) * rate(deal.token)
+        return worth - values.of_gas(deal.gas + owed.gas + quoted.gas) - values.of_data
 
 
 def _curve(search: Search, deal: Deal, way: Way) -> Callable[[int], int]:
     return lambda repaid: search._worth(deal, way, repaid)  # noqa: SLF001 - of this module
-
-
-def _ceiling(worths: Sequence[int], nothing: int) -> int:
-    """Return what no size can be above, by samples at one, a quarter and a sixteenth of the largest.
-
-    Where the curve never turns up, it lies below every line through two of its points, outside of them. `nothing` is its
-    height at 0.
-    """
-    largest, middle, small = worths
-    if NOTHING in {small, middle}:
-        return -NOTHING
-    above = middle + 4 * (middle - small)
-    between = 4 * small - 3 * nothing
-    if largest != NOTHING:
-        between = min(between, middle + (middle - largest) // 4)
-    return max(largest, above, between, small + (small - middle) // 3)
-
-
-def _peak(curve: Callable[[int], int], sizes: Sequence[int], worths: Sequence[int], floor: Point, beat: int) -> Point:
-    """Return the highest worth and its size, from samples at falling sizes, and from the floor's own worth and size.
-
-    What surely does not beat another worth is not looked for to the end.
-    """
-    known = [*zip(worths, sizes, strict=True), floor]
-    top = max(range(len(sizes)), key=lambda each: worths[each])
-    if top == 0:
-        near = sizes[0] - (sizes[0] - floor[1]) // _NEAR
-        known.insert(1, (curve(near), near))
-        if known[1] <= known[0]:
-            return known[0]
-        top = 1
-    return _climb(curve, known[top + 1], known[top], known[top - 1], beat)
-
-
-def _climb(curve: Callable[[int], int], low: Point, top: Point, high: Point, beat: int) -> Point:
-    """Return the peak between two sizes, from one between that is higher: by parabolas, and by halves up to a cliff.
-
-    Outside of two points, a curve that never turns up lies below the line through them: that says how much there may be
-    still to gain.
-    """
-    for _ in range(_STEPS):
-        left, right = top[1] - low[1], high[1] - top[1]
-        if left + right <= _CLOSE:
-            break
-        rise = (top[0] - low[0]) * right // left if left and low[0] != NOTHING else -NOTHING
-        if high[0] == NOTHING:
-            if right * _CLIFF <= high[1]:
-                break
-            gain, tried = rise, (top[1] + high[1]) // 2
-        else:
-            fall = (top[0] - high[0]) * left // right if right else -NOTHING
-            gain, tried = max(rise, fall), _vertex(low, top, high)
-        if gain * _ENOUGH <= abs(top[0]) or top[0] + gain <= beat:
-            break
-        found = curve(tried), tried
-        if found[0] > top[0]:
-            low, top, high = (top, found, high) if tried > top[1] else (low, found, top)
-        else:
-            low, high = (low, found) if tried > top[1] else (found, high)
-    return top
-
-
-def _vertex(low: Point, top: Point, high: Point) -> int:
-    """Return where a parabola through three points is highest; at least a little off the one in the middle."""
-    left, right = top[1] - low[1], high[1] - top[1]
-    rise, fall = (top[0] - low[0]) * right, (top[0] - high[0]) * left
-    least = (high[1] - low[1]) // _APART + 1
-    by = (rise * right - fall * left) // (2 * (rise + fall)) if low[0] != NOTHING and rise + fall else 0
-    if abs(by) < least:
-        by = least if right > left else -least
-    return min(max(top[1] + by, low[1] + 1), high[1] - 1)

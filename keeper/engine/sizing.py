@@ -2,22 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from keeper.domain.chain import Moment
 from keeper.domain.exchange import Lender
 from keeper.domain.outcome import Reason
 from keeper.domain.position import Opportunity
 from keeper.domain.program import Program
-from keeper.domain.units import BPS, Address, Base, TokenAmount
+from keeper.domain.units import Address, Base, TokenAmount
+from keeper.engine.deal import Found
 from keeper.engine.exchange import Exchange
 from keeper.engine.program import build, least_profit
 from keeper.engine.scan import Candidate
-from keeper.engine.search import NOTHING, Found, Search
+from keeper.engine.search import Search
 from keeper.engine.terms import SCALE, Terms
-
-_PREMIUM_BPS: Final = 200
-"""How much above the oracle's price collateral may sell, when a pair is judged before it is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +62,10 @@ def best(
     top: Found | None = None
     refused: list[Refused] = []
     for each in found.opportunities:
-        if top is not None and _most(each, terms) * SCALE <= top.worth:
+        beat = search.least if top is None else max(search.least, top.worth)
+        if top is not None and search.could(each) <= beat:
             continue
-        verdict = search.pair(each, NOTHING if top is None else top.worth)
+        verdict = search.pair(each, beat)
         if isinstance(verdict, Found):
             top = verdict if top is None or verdict.worth > top.worth else top
         else:
@@ -75,12 +73,6 @@ def best(
     if top is None:
         return refused[0]
     return _verdict(top, search, terms)
-
-
-def _most(opportunity: Opportunity, terms: Terms) -> int:
-    """Return more than what a pair can bring, before gas."""
-    premium = opportunity.seized_base * _PREMIUM_BPS // BPS
-    return (opportunity.gross_profit_base + premium) * terms.max_stages
 
 
 def _verdict(top: Found, search: Search, terms: Terms) -> Trade | Refused:

@@ -476,12 +476,12 @@ def assert_nothing_is_lost(score: Score, wins: int, splits: int) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_trade_is_as_good_as_brute_force_over_the_exact_rules_finds():
-    assert_nothing_is_lost(play(range(100)), wins=80, splits=10)
+    assert_nothing_is_lost(play(range(40)), wins=30, splits=4)
 
 
 @pytest.mark.timeout(300)
 def test_a_trade_through_genuine_uniswap_pools_is_as_good_as_brute_force_finds():
-    assert_nothing_is_lost(play(range(5_000, 5_030), is_genuine=True), wins=20, splits=2)
+    assert_nothing_is_lost(play(range(5_000, 5_015), is_genuine=True), wins=10, splits=1)
 
 
 @pytest.mark.slow

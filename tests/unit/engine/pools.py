@@ -11,7 +11,7 @@ FACTORY = Address(b"\xfa" * 20)
 DEAR_GAS = 25_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Product:
     """`x * y = k`, rounded as Uniswap v2 does; `bend` makes more gas the deeper it is gone into, as ticks do."""
 
@@ -43,8 +43,9 @@ class Product:
         return ((one, other),) if self.is_one_way else ((one, other), (other, one))
 
     def swap(self, give: Address, take: Address, amount: TokenAmount) -> Swapped | None:
-        assert (give, take) in self.pairs
         place = self.tokens.index(give)
+        assert take == self.tokens[1 - place]
+        assert not (place and self.is_one_way)
         into, out_of = self.reserves[place], self.reserves[1 - place]
         paid = amount * (BPS - self.fee_bps)
         brought = out_of * paid // (into * BPS + paid)
@@ -62,7 +63,7 @@ class Product:
         return type(self)(self.number, self.tokens, reserves, self.fee_bps, self.gas, self.bend, self.is_one_way)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Patient(Product):
     """One that can be paid last."""
 

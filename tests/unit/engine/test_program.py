@@ -136,7 +136,7 @@ def test_receipts_of_several_stages_are_redeemed_once_and_last():
     assert merged([(CALL,), (CALL,)]) == (CALL, CALL)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Quoted(Product):
     """One that sells just what it was asked about."""
 
