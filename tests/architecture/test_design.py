@@ -17,6 +17,7 @@ SOUND = {
     "settings.py": "import os\n\nHOME = os.environ['HOME']\n",
     "domain/ports.py": 'class Port:\n    async def read(self) -> int:\n        """Read."""\n        ...\n',
     "domain/value.py": "@dataclass(frozen=True, slots=True)\nclass Value:\n    amount: int\n",
+    "engine/ranking.py": "HALF = 1 / 2.0\n",
     "engine/screen.py": "HALF = 1 / 2.0\n",
     "devnet/node.py": "try:\n    pass\nexcept BaseException:\n    stop()\n    raise\n",
     "observe/metrics.py": "SECONDS = 0.5\n",

@@ -16,12 +16,13 @@ from rich.console import Console
 
 from keeper.devnet.market import Generation
 from keeper.errors import Fatal
-from tests.bench import engine, plot, restart, stage, tables
+from tests.bench import engine, plot, restart, risk, stage, tables
 from tests.bench.figures import Report
 from tests.bench.stage import Wish
 
 _SIZES: Final = (100, 1_000, 10_000)
 _ROWS: Final = (10_000, 100_000)
+_SCREENED: Final = (10_000, 100_000, 1_000_000)
 _QUICK_HEADS: Final = 10
 _RESTARTED: Final = 1_000
 """From how many positions on starts are compared."""
@@ -80,6 +81,7 @@ async def run(chosen: argparse.Namespace, report: Report, tell: Callable[[str], 
         if opening is not None and positions == max(chosen.positions):
             rows = _ROWS[:1] if chosen.quick else _ROWS
             report.engines.extend(engine.measure(market, *opening, each, tell) for each in rows)
+    report.screenings.extend(risk.measure(each, tell) for each in (_SCREENED[:1] if chosen.quick else _SCREENED))
 
 
 async def _restart(place: stage.Site, report: Report, *, is_enlarged: bool) -> None:

@@ -97,6 +97,29 @@ class Engine:
     is_exact_extrapolated: bool
 
 
+@dataclass(slots=True)
+class Screening:
+    """The screen alone, over so many rows, by move of the prices; times in milliseconds.
+
+    `scans_ms` is everything, `read_ms` without naming the suspects; `flat_ms` multiplies and adds up all entries with numpy, `plain_ms` does so in plain Python (extrapolated linearly
+    beyond 20,000 rows). `read` is how many sorted rows were read.
+    """
+
+    rows: int
+    fill_ms: float
+    build_ms: float
+    ranking_bytes: float
+    """For each row, of the sorted arrays alone."""
+    array_bytes: float
+    """For each row, of all of the screen's arrays, without the dictionary of its keys."""
+    plain_ms: float = 0.0
+    scans_ms: dict[str, float] = field(default_factory=dict)
+    read_ms: dict[str, float] = field(default_factory=dict)
+    flat_ms: dict[str, float] = field(default_factory=dict)
+    read: dict[str, int] = field(default_factory=dict)
+    suspects: dict[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Restart:
     """Starts of the daemon without moves, one entry each; times since the process was made.
@@ -129,6 +152,7 @@ class Report:
     settings: dict[str, str]
     sizes: list[Size] = field(default_factory=list)
     engines: list[Engine] = field(default_factory=list)
+    screenings: list[Screening] = field(default_factory=list)
     restarts: list[Restart] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.figures import Engine, Pattern, Reaction, Report, Restart, Shift, Size, middle, spread
+from tests.bench.figures import Engine, Pattern, Reaction, Report, Restart, Screening, Shift, Size, middle, spread
 
 _STAGES = ("logs", "read", "scan", "plan")
 
@@ -23,6 +23,8 @@ def show(report: Report, console: Console) -> None:
         console.print(_restarts(report.restarts))
     if report.engines:
         console.print(_engines(report.engines))
+    if report.screenings:
+        console.print(_screenings(report.screenings))
     for note in notes(report):
         console.print(f"  {note}", style="dim")
     for failure in report.failures:
@@ -50,6 +52,8 @@ def notes(report: Report) -> Iterator[str]:
             "what precedes the first line is Python loading the program"
         )
         yield "100,000 positions: a genuine saved book with copies of its positions; the chain does not have those"
+    if report.screenings:
+        yield "the screen alone: every volatile price fell by up to so much since the rows were sorted, one by all of it"
     if any(each.is_extrapolated for size in report.sizes for each in size.patterns):
         yield "the common pattern was timed with at most 1,000 accounts"
 
@@ -222,6 +226,34 @@ def _engines(engines: Sequence[Engine]) -> Table:
         "  that / a scan at rest", *(f"{each.exact_ms / next(iter(each.scans_ms.values())):,.0f} ×" for each in engines)
     )
     table.add_row("memory of the screen, bytes per row", *(f"{each.bytes_per_row:,.0f}" for each in engines))
+    return table
+
+
+def _screenings(screenings: Sequence[Screening]) -> Table:
+    table = _table(
+        "the screen alone, made-up books of 30 assets, ms", "", *(f"{each.rows:,} rows" for each in screenings)
+    )
+    for name in screenings[0].scans_ms:
+        table.add_row(name, *(f"{each.scans_ms[name]:,.2f}" for each in screenings))
+        table.add_row("  without naming the suspects", *(f"{each.read_ms[name]:,.2f}" for each in screenings))
+        table.add_row(
+            "  rows read, suspects", *(f"{each.read[name]:,}, {each.suspects[name]:,}" for each in screenings)
+        )
+        table.add_row(
+            "  all rows by numpy / that",
+            *(f"{each.flat_ms[name] / each.scans_ms[name]:,.1f} ×" for each in screenings),
+        )
+        table.add_row(
+            "  all rows in plain Python / that",
+            *(f"{each.plain_ms / each.scans_ms[name]:,.0f} ×" for each in screenings),
+            end_section=True,
+        )
+    table.add_row("sorting all rows anew", *(f"{each.build_ms:,.1f}" for each in screenings))
+    table.add_row("filling it from rows", *(f"{each.fill_ms:,.0f}" for each in screenings))
+    table.add_row(
+        "bytes per row: sorted arrays, all arrays",
+        *(f"{each.ranking_bytes:.1f}, {each.array_bytes:.1f}" for each in screenings),
+    )
     return table
 
 
