@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pytest
 from eth_abi.abi import decode
 from eth_utils.crypto import keccak
 
@@ -43,6 +44,7 @@ BALANCE = "balanceOf(address)(uint256)"
 SPEC = DevnetSpec(generations=("3.0", "3.6"), others=("morpho", "venus", "perp"), n_positions=POSITIONS)
 
 
+@pytest.mark.slow
 async def test_one_daemon_liquidates_on_every_protocol_at_once(tmp_path: Path) -> None:
     async with cached_devnet(default_cache_dir(), SPEC, options=AnvilOptions(block_time_s=1)) as devnet:
         operator = await prepare(devnet, tmp_path)

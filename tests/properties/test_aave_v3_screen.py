@@ -134,7 +134,7 @@ def cases(
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("revisions", FAMILIES)
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(seed=st.integers(0, 2**64 - 1))
 def test_no_liquidatable_position_escapes_the_screen(revisions: Sequence[int], seed: int):
     for held, market, at in cases(random.Random(seed), revisions, 15):

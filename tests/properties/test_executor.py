@@ -354,7 +354,7 @@ class ExecutorMachine(RuleBasedStateMachine):
 
 
 def test_whatever_is_run_by_whomever_nobody_takes_anything_from_the_executor() -> None:
-    run_state_machine_as_test(ExecutorMachine, settings=settings(max_examples=12, stateful_step_count=20))
+    run_state_machine_as_test(ExecutorMachine, settings=settings(max_examples=8, stateful_step_count=20))
 
 
 @pytest.mark.slow
